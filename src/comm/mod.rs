@@ -1,0 +1,73 @@
+//! Communication between ranks: one trait, three backends.
+//!
+//! A backend supplies three primitives on bytes (a count exchange, an all-to-all and an all-gather);
+//! everything else is built from them in [`collectives`], so that sums are taken in rank order and
+//! give the same bits on every rank, with every backend.
+//!
+//! * `mpi`: the cluster's MPI, through rsmpi.
+//! * `threads`: ranks as threads of one process under a seeded scheduler, for tests.
+//! * [`solo`]: one rank, no transport.
+
+pub mod collectives;
+pub mod solo;
+
+use crate::error::Result;
+use std::rc::Rc;
+
+/// How the rest of tandem holds a communicator. Not `Send`: all calls stay on the rank's main thread,
+/// because MPI is initialised for one calling thread.
+pub type Comm = Rc<dyn Communicator>;
+
+/// Bytes moved and time spent by this rank since start.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Traffic {
+    /// Bytes sent to other ranks (not to itself).
+    pub sent_bytes: u64,
+    /// Number of collective calls.
+    pub calls: u64,
+    /// Seconds inside collective calls, waiting included.
+    pub seconds: f64,
+}
+
+/// A group of ranks that call the same collectives in the same order.
+///
+/// Every method is collective: all ranks must call it. A failed rank makes the others return an
+/// error (`threads`) or ends the whole job (`mpi`); none waits for ever.
+pub trait Communicator {
+    /// This rank, in `0..size()`.
+    fn rank(&self) -> usize;
+
+    /// Number of ranks.
+    fn size(&self) -> usize;
+
+    /// Sends `send[r]` to rank `r`; returns what each rank sent here, by rank. `send.len() == size()`.
+    fn exchange_counts(&self, send: &[u64]) -> Result<Vec<u64>>;
+
+    /// Sends consecutive pieces of `send` (of `send_counts[r]` bytes to rank `r`) and fills `recv`
+    /// with consecutive pieces of `recv_counts[r]` bytes from rank `r`. Counts must agree between
+    /// sender and receiver; messages of any size are chunked by the backend.
+    fn all_to_all_bytes(
+        &self,
+        send: &[u8],
+        send_counts: &[usize],
+        recv: &mut [u8],
+        recv_counts: &[usize],
+    ) -> Result<()>;
+
+    /// Concatenates every rank's `send` in rank order into `recv`; `recv_counts[r]` is the number of
+    /// bytes rank `r` sends.
+    fn all_gather_bytes(&self, send: &[u8], recv: &mut [u8], recv_counts: &[usize]) -> Result<()>;
+
+    /// Returns once every rank has called it.
+    fn barrier(&self) -> Result<()>;
+
+    /// Ends the whole job with `code`, from any rank, without waiting for the others. Never returns
+    /// under `mpi`; under `threads` and `solo` it panics after waking the other ranks.
+    fn abort(&self, code: i32, message: &str) -> !;
+
+    /// What this rank has moved so far.
+    fn traffic(&self) -> Traffic;
+
+    /// `mpi (Open MPI v4.1.4)`, `threads`, `solo`: for the start-up banner.
+    fn backend(&self) -> String;
+}

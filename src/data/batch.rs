@@ -1,0 +1,69 @@
+//! One step's rows on one rank, as columns: what decoding produces and the step consumes.
+//!
+//! ```text
+//!            row 0      row 1        …
+//! ids[f]     [7, 7, 3]  []           ragged: offsets + ids     (categorical, sequence, cross, quantile)
+//! dense      x₀ x₁ … xₙ | x₀ x₁ … xₙ  rows × dense_width        (numeric, vector), transformed
+//! targets[k] y, weight  | y, 0        weight 0 = no label (null, or `where` is false)
+//! slots      position of the row in the global batch, whatever the number of ranks
+//! ```
+
+/// The ids of one feature for every row of a batch.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct IdColumn {
+    /// `offsets[i]..offsets[i + 1]` are the positions of row `i` in `ids`; `rows + 1` entries.
+    pub offsets: Vec<u32>,
+    /// Ids, row after row. Integers are taken as they are, strings and crosses are hashed to 64 bits.
+    pub ids: Vec<u64>,
+}
+
+impl IdColumn {
+    /// The ids of one row.
+    pub fn row(&self, row: usize) -> &[u64] {
+        &self.ids[self.offsets[row] as usize..self.offsets[row + 1] as usize]
+    }
+}
+
+/// Labels of one task for every row of a batch.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Target {
+    /// The label; its value is meaningless where `weight` is 0.
+    pub label: Vec<f32>,
+    /// Row weight, or 0 where this row carries no label for the task.
+    pub weight: Vec<f32>,
+}
+
+/// The rows that one rank trains on, or evaluates, in one step.
+///
+/// A batch has at least one row: where a rank has none left in the last step of an epoch, it holds one
+/// padding row (`present` false, every target weight 0), so that every rank runs the same step.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// Number of rows, padding included.
+    pub rows: usize,
+    /// One entry per id feature, in the order of `Schema::id_features`.
+    pub ids: Vec<IdColumn>,
+    /// `rows × dense_width` numbers, row-major.
+    pub dense: Vec<f32>,
+    /// One entry per task.
+    pub targets: Vec<Target>,
+    /// Position of each row in the *global* batch: `lane × rows_per_lane + row in lane`. With the step it
+    /// names the row to random draws (dropout, negatives) without knowing the ranks.
+    pub slots: Vec<u32>,
+    /// False for padding.
+    pub present: Vec<bool>,
+    /// Keys of the GAUC columns: one vector per distinct `gauc:` column, in the order of
+    /// `Schema::group_columns`. Empty in training.
+    pub groups: Vec<Vec<u64>>,
+    /// Where each row comes from, for messages.
+    pub origin: Vec<Origin>,
+}
+
+/// The address of a row.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Index into `Plan::row_groups`.
+    pub row_group: u32,
+    /// Row inside the row group.
+    pub row: u32,
+}

@@ -1,0 +1,3 @@
+//! From Parquet files to batches.
+
+pub mod batch;

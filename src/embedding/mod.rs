@@ -1,0 +1,1 @@
+//! Embedding tables, sharded by bucket over the ranks.

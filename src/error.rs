@@ -1,0 +1,147 @@
+//! One error type for the library: what went wrong, where, and what to do about it.
+//!
+//! An [`Error`] is read by a person at 3 a.m., so it carries the *place* (file, row group, column,
+//! key, rank, step) as labelled values and, wherever there is one, the fix:
+//!
+//! ```
+//! use tandem::error::Error;
+//! let error = Error::data("label 2 is neither 0 nor 1")
+//!     .at("file", "logs/dt=1/part-0.parquet")
+//!     .at("column", "click")
+//!     .fix("use `loss: multiclass`, or map the label to 0 and 1");
+//! assert_eq!(
+//!     error.to_string(),
+//!     "label 2 is neither 0 nor 1 (file logs/dt=1/part-0.parquet, column click)\n  \
+//!      fix: use `loss: multiclass`, or map the label to 0 and 1"
+//! );
+//! ```
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::Path;
+
+/// The library's result type.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What kind of thing failed; decides the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// The job file or the command line is wrong: exit code 2.
+    Job,
+    /// The training or evaluation data is wrong or unreadable.
+    Data,
+    /// A checkpoint is missing, damaged, or belongs to another job.
+    Checkpoint,
+    /// The file system refused (not found, full, no permission).
+    Io,
+    /// Another rank failed, or the transport did.
+    Comm,
+    /// A numeric failure: a loss or gradient that is not finite.
+    Numeric,
+    /// A broken invariant of tandem itself.
+    Internal,
+}
+
+/// An error with its place and its remedy. Build one with the constructor of its kind.
+#[derive(Debug, Clone, thiserror::Error, Serialize, Deserialize)]
+pub struct Error {
+    kind: Kind,
+    what: String,
+    place: Vec<(String, String)>,
+    fix: Option<String>,
+}
+
+impl Error {
+    fn new(kind: Kind, what: impl Into<String>) -> Self {
+        Self { kind, what: what.into(), place: Vec::new(), fix: None }
+    }
+
+    /// A mistake in the job file or on the command line.
+    pub fn job(what: impl Into<String>) -> Self {
+        Self::new(Kind::Job, what)
+    }
+
+    /// Data that cannot be read or used.
+    pub fn data(what: impl Into<String>) -> Self {
+        Self::new(Kind::Data, what)
+    }
+
+    /// A checkpoint that cannot be used.
+    pub fn checkpoint(what: impl Into<String>) -> Self {
+        Self::new(Kind::Checkpoint, what)
+    }
+
+    /// A refused file operation, for example `Error::io("writing", path, &e)`.
+    pub fn io(doing: &str, path: &Path, source: &std::io::Error) -> Self {
+        let error = Self::new(Kind::Io, format!("{doing} failed: {source}")).at("file", path.display().to_string());
+        match source.kind() {
+            std::io::ErrorKind::StorageFull => error.fix("free space on this disk, then start again with --resume"),
+            std::io::ErrorKind::PermissionDenied => {
+                error.fix("check the owner and mode of this path, or choose another --run-dir")
+            }
+            _ => error,
+        }
+    }
+
+    /// A failed peer or transport.
+    pub fn comm(what: impl Into<String>) -> Self {
+        Self::new(Kind::Comm, what)
+    }
+
+    /// A number that is not finite where it must be.
+    pub fn numeric(what: impl Into<String>) -> Self {
+        Self::new(Kind::Numeric, what)
+    }
+
+    /// A broken invariant of tandem itself: a bug, worth a report.
+    pub fn internal(what: impl Into<String>) -> Self {
+        Self::new(Kind::Internal, what)
+    }
+
+    /// Adds one labelled place, such as `("row group", 3)`. The first one given is printed first.
+    #[must_use]
+    pub fn at(mut self, label: &str, value: impl fmt::Display) -> Self {
+        self.place.push((label.to_string(), value.to_string()));
+        self
+    }
+
+    /// Says what the reader should do.
+    #[must_use]
+    pub fn fix(mut self, remedy: impl Into<String>) -> Self {
+        self.fix = Some(remedy.into());
+        self
+    }
+
+    /// The kind of failure.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The process exit code for this error: 2 for a wrong job or usage, 1 for everything else.
+    pub fn exit_code(&self) -> i32 {
+        if self.kind == Kind::Job { 2 } else { 1 }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.what)?;
+        for (i, (label, value)) in self.place.iter().enumerate() {
+            write!(f, "{}{label} {value}", if i == 0 { " (" } else { ", " })?;
+        }
+        if !self.place.is_empty() {
+            write!(f, ")")?;
+        }
+        match &self.fix {
+            Some(fix) => write!(f, "\n  fix: {fix}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Candle fails on a shape or type mismatch between layers, which a checked job rules out.
+impl From<candle_core::Error> for Error {
+    fn from(source: candle_core::Error) -> Self {
+        Self::internal(format!("tensor operation failed: {source}"))
+    }
+}

@@ -1,0 +1,33 @@
+//! tandem: a distributed, data-parallel trainer for multi-task recommenders.
+//!
+//! The floors of the house, lowest first; a module uses only what stands below it:
+//!
+//! | floor | modules |
+//! |---|---|
+//! | 6 | [`cli`] |
+//! | 5 | [`train`] |
+//! | 4 | [`checkpoint`] |
+//! | 3 | [`embedding`], [`model`] |
+//! | 2 | [`balance`], [`metric`], [`optim`], [`data`] |
+//! | 1 | [`comm`], [`nn`], [`observe`], [`config`] |
+//! | 0 | [`error`], [`random`] |
+//!
+//! `docs/architecture.md` follows a row of data through them.
+
+pub mod balance;
+pub mod checkpoint;
+pub mod cli;
+pub mod comm;
+pub mod config;
+pub mod data;
+pub mod embedding;
+pub mod error;
+pub mod metric;
+pub mod model;
+pub mod nn;
+pub mod observe;
+pub mod optim;
+pub mod random;
+pub mod train;
+
+pub use error::{Error, Result};

@@ -1,0 +1,3 @@
+//! The `tandem` binary: parse, call, exit code.
+
+fn main() {}

@@ -1,0 +1,83 @@
+//! Architectures: from pooled embeddings and dense features to one logit per task.
+//!
+//! An architecture is one file with its options and a line in [`registry`]. It sees the rows of its own
+//! rank only and knows nothing of ranks: global sums (batch norm) go through [`crate::nn::Context`].
+
+use crate::error::Result;
+use crate::nn::Context;
+use candle_core::Tensor;
+
+/// Where one feature's vector stands in [`Input::pooled`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Field {
+    /// Name of the feature.
+    pub name: String,
+    /// First column.
+    pub start: usize,
+    /// Number of columns.
+    pub width: usize,
+}
+
+/// What every architecture is told before it is built.
+#[derive(Debug, Clone, Default)]
+pub struct InputSpec {
+    /// Fields of [`Input::pooled`], in order.
+    pub fields: Vec<Field>,
+    /// Sequences of [`Input::sequences`], in order.
+    pub sequences: Vec<SequenceSpec>,
+    /// Number of dense columns.
+    pub dense_width: usize,
+    /// Outputs of each task: 1, or the number of classes.
+    pub outputs: Vec<usize>,
+    /// Names of the tasks.
+    pub tasks: Vec<String>,
+}
+
+/// One sequence feature that reaches the model unpooled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SequenceSpec {
+    /// Name of the feature.
+    pub name: String,
+    /// Longest length (L).
+    pub max_len: usize,
+    /// Embedding dimension (d).
+    pub dim: usize,
+    /// With attention pooling: index into `fields` of the query, whose width equals `dim`. The input layer
+    /// then appends the pooled vector to the model's input; without it the model may use the sequence.
+    pub target: Option<usize>,
+}
+
+/// One step's input. B rows.
+#[derive(Debug, Clone)]
+pub struct Input {
+    /// Pooled embeddings `[B, Σ widths]`: a leaf whose gradient goes back to the tables.
+    pub pooled: Tensor,
+    /// Unpooled sequences.
+    pub sequences: Vec<Sequence>,
+    /// Dense features `[B, dense_width]`.
+    pub dense: Tensor,
+}
+
+/// One unpooled sequence.
+#[derive(Debug, Clone)]
+pub struct Sequence {
+    /// Embedding rows `[B, L, d]`, oldest first, zeros after the last: a leaf.
+    pub values: Tensor,
+    /// `[B, L]`: 1 where there is an element, else 0.
+    pub mask: Tensor,
+}
+
+/// What an architecture returns.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// One `[B, outputs_k]` tensor of logits per task.
+    pub logits: Vec<Tensor>,
+    /// The last representation that all tasks share, `[B, d]`.
+    pub representation: Tensor,
+}
+
+/// A model: parameters live in the [`crate::nn::ParamStore`] it was built with.
+pub trait Model {
+    /// Runs the model forward on one batch.
+    fn forward(&self, input: &Input, context: &Context) -> Result<Output>;
+}

@@ -1,0 +1,37 @@
+//! What a forward pass is told beside its input.
+
+use candle_core::Tensor;
+use send_wrapper::SendWrapper;
+use std::rc::Rc;
+
+/// Sums a short vector over all ranks, in place, with the same bits everywhere. Layers that need moments
+/// of the *global* batch call it; they do not know who answers.
+pub trait AllSum {
+    /// Replaces `values` by its sum over ranks.
+    fn all_sum(&self, values: &mut [f64]) -> crate::Result<()>;
+}
+
+/// A single process: the sum is the value.
+impl AllSum for () {
+    fn all_sum(&self, _: &mut [f64]) -> crate::Result<()> {
+        Ok(())
+    }
+}
+
+/// How one forward pass runs.
+#[derive(Clone)]
+pub struct Context {
+    /// Training (dropout on, batch norm from batch moments) or evaluation.
+    pub train: bool,
+    /// Seed of the job.
+    pub seed: u64,
+    /// Step, for random draws.
+    pub step: u64,
+    /// Position of each row in the global batch ([`crate::data::batch::Batch::slots`]): with seed and step it
+    /// determines a dropout mask without knowing the ranks.
+    pub slots: Rc<[u32]>,
+    /// `[B, 1]`: 1 for rows, 0 for padding.
+    pub present: Tensor,
+    /// Sums over ranks. Wrapped because candle's graph must be `Send`, while MPI stays on one thread.
+    pub all_sum: SendWrapper<Rc<dyn AllSum>>,
+}
