@@ -105,6 +105,18 @@ impl Error {
         self
     }
 
+    /// Adds one labelled place around those already given: it is printed before them.
+    #[must_use]
+    pub fn within(mut self, label: &str, value: impl fmt::Display) -> Self {
+        self.place.insert(0, (label.to_string(), value.to_string()));
+        self
+    }
+
+    /// The value of the place called `label`, if it has one.
+    pub fn place(&self, label: &str) -> Option<&str> {
+        self.place.iter().find(|(name, _)| name == label).map(|(_, value)| value.as_str())
+    }
+
     /// Says what the reader should do.
     #[must_use]
     pub fn fix(mut self, remedy: impl Into<String>) -> Self {

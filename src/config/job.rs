@@ -1,8 +1,10 @@
-//! The job as written in YAML. Checks that need more than one key are made by the parts that use them.
+//! The job as written in YAML: what serde can read. What it must also satisfy is in [`super::check`].
 
+use super::units::auto_or_number;
 use super::{Component, Every};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// One job: everything `tandem train` needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,8 +41,8 @@ pub struct Job {
     /// Where this run writes; default `runs/<name>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_dir: Option<String>,
-    /// CPU threads of each rank; default: the machine's cores divided by the ranks on it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// CPU threads of each rank; default (`auto`): the machine's cores divided by the ranks on it.
+    #[serde(default, deserialize_with = "auto_or_number", skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
 }
 
@@ -59,8 +61,8 @@ pub struct Data {
     /// Rows for the evaluation after training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<Paths>,
-    /// Number of lanes; default: chosen from `global_batch` so that the run can grow to many ranks.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Number of lanes; default (`auto`): chosen from `global_batch` so that the run can grow to many ranks.
+    #[serde(default, deserialize_with = "auto_or_number", skip_serializing_if = "Option::is_none")]
     pub lanes: Option<usize>,
     /// Rows of a lane that are permuted among themselves; 1 keeps the order of the files.
     #[serde(default = "defaults::shuffle_window")]
@@ -74,7 +76,7 @@ pub struct Data {
 }
 
 /// One path or several.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Paths {
     /// A single glob, folder or file.
@@ -96,6 +98,33 @@ impl Paths {
             Self::One(pattern) => std::slice::from_ref(pattern),
             Self::Many(patterns) => patterns,
         }
+    }
+}
+
+// By hand, because serde's own reading of untagged enums cannot say what it expected.
+impl<'de> Deserialize<'de> for Paths {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrMany;
+        impl<'de> de::Visitor<'de> for OneOrMany {
+            type Value = Paths;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a path or a list of paths")
+            }
+
+            fn visit_str<E: de::Error>(self, path: &str) -> Result<Paths, E> {
+                Ok(Paths::One(path.to_string()))
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut entries: A) -> Result<Paths, A::Error> {
+                let mut paths = Vec::new();
+                while let Some(path) = entries.next_element()? {
+                    paths.push(path);
+                }
+                Ok(Paths::Many(paths))
+            }
+        }
+        deserializer.deserialize_any(OneOrMany)
     }
 }
 
@@ -137,18 +166,6 @@ pub struct Feature {
     /// `vector`: its length.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub length: Option<usize>,
-}
-
-impl Feature {
-    /// The column it reads (not for `cross`).
-    pub fn column(&self) -> &str {
-        self.column.as_deref().unwrap_or(&self.name)
-    }
-
-    /// The embedding table it reads.
-    pub fn table(&self) -> &str {
-        self.table.as_deref().unwrap_or(&self.name)
-    }
 }
 
 /// Kinds of features.

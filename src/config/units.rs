@@ -1,4 +1,4 @@
-//! Quantities with a unit, as people write them: `1 epoch`, `1000 steps`.
+//! Values as people write them: `1 epoch`, `1000 steps`, `auto`.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
@@ -67,8 +67,48 @@ impl Serialize for Every {
 
 impl<'de> Deserialize<'de> for Every {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+        struct Period;
+        impl de::Visitor<'_> for Period {
+            type Value = Every;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a period: `1 epoch`, `0.5 epochs`, `1000 steps` or `never`")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Every, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Period)
     }
+}
+
+/// Reads `auto` (or nothing) as `None`, and a number as itself: for `#[serde(deserialize_with)]`.
+pub(super) fn auto_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    struct AutoOrNumber;
+    impl<'de> de::Visitor<'de> for AutoOrNumber {
+        type Value = Option<usize>;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("`auto` or a whole number")
+        }
+
+        fn visit_u64<E: de::Error>(self, number: u64) -> Result<Option<usize>, E> {
+            match usize::try_from(number) {
+                Ok(number) => Ok(Some(number)),
+                Err(_) => Err(E::invalid_value(de::Unexpected::Unsigned(number), &self)),
+            }
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<usize>, E> {
+            if text == "auto" { Ok(None) } else { Err(E::invalid_value(de::Unexpected::Str(text), &self)) }
+        }
+
+        fn visit_unit<E: de::Error>(self) -> Result<Option<usize>, E> {
+            Ok(None)
+        }
+    }
+    deserializer.deserialize_any(AutoOrNumber)
 }
 
 #[cfg(test)]
