@@ -100,7 +100,7 @@ fn data(data: &Data, global_batch: usize) -> Result<()> {
     at_least_one("data.prefetch", data.prefetch)?;
     let Some(lanes) = data.lanes else { return Ok(()) };
     at_least_one("data.lanes", lanes)?;
-    if global_batch % lanes != 0 {
+    if !global_batch.is_multiple_of(lanes) {
         let power_of_two = 1 << lanes.ilog2().min(global_batch.trailing_zeros());
         return Err(wrong(
             "data.lanes",

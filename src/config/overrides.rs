@@ -5,6 +5,9 @@ use super::suggest::suggest;
 use crate::error::{Error, Result};
 use serde_yaml::{Mapping, Value};
 
+/// Deeper than any job; what reads the job recurses.
+const MAX_KEYS: usize = 32;
+
 /// Applies override `index`, written as `text`, to `root`, and tells `locator`.
 ///
 /// A key goes into a mapping by name and into a list by index (`tasks.0.weight`, `tasks[0].weight`) or by
@@ -31,6 +34,9 @@ fn parse(text: &str) -> Result<(Vec<String>, Value)> {
         path.trim().replace('[', ".").replace(']', "").split('.').map(|key| key.trim().to_string()).collect();
     if keys.iter().any(String::is_empty) {
         return Err(Error::job("a part of the override's key is empty").fix("write, for example, `train.epochs=2`"));
+    }
+    if keys.len() > MAX_KEYS {
+        return Err(Error::job(format!("the override's key has more than {MAX_KEYS} parts")));
     }
     let value = serde_yaml::from_str(value)
         .map_err(|error| Error::job(format!("the override's value is not YAML: {error}")))?;
@@ -140,6 +146,7 @@ layers: [1, 2]
             ("tasks.clik.weight=1", &["no entry named `clik`", "did you mean `click`? the names are: click, buy"]),
             ("tasks.2.weight=1", &["`tasks` has 2 entries", "no entry 2"]),
             ("layers.a=1", &["give the index"]),
+            (&format!("{}=1", ["a"; 33].join(".")), &["more than 32 parts"]),
         ] {
             let message = after(text).unwrap_err().to_string();
             for part in parts {

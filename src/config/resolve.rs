@@ -99,7 +99,7 @@ impl Job {
     }
 }
 
-/// The job as YAML that [`super::load`] reads back as the same job.
+/// The job as YAML that [`super::load()`] reads back as the same job.
 pub fn to_yaml(job: &Job) -> Result<String> {
     serde_yaml::to_string(job).map_err(|error| Error::internal(format!("the job cannot be written as YAML: {error}")))
 }

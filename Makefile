@@ -1,0 +1,48 @@
+# `make demo` and `make test` are all a newcomer needs: both install what is missing, and say so first.
+
+SHELL := bash
+# Rust that was installed a minute ago is not yet on the shell's path.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+.PHONY: help demo test build lint doc bench install
+
+help:
+	@echo 'make demo    build, write a synthetic log, train on it with 2 MPI ranks, compare with the best possible'
+	@echo 'make test    run every test'
+	@echo 'make build   build target/release/tandem'
+	@echo 'make lint    check format, warnings and scripts'
+	@echo 'make doc     build the documentation of the code'
+	@echo 'make bench   run the benchmarks'
+
+install:
+	@.ci/install
+
+demo: install
+	@jobs/demo.sh
+
+# nextest runs each test in its own process and ends one that hangs, but knows no documentation tests.
+test: install
+	@if cargo nextest --version >/dev/null 2>&1; then \
+	    echo cargo nextest run; cargo nextest run; \
+	else \
+	    echo 'cargo-nextest is not installed (cargo install cargo-nextest --locked): using cargo test'; \
+	    cargo test --lib --bins --tests; \
+	fi
+	cargo test --doc
+
+build: install
+	cargo build --release
+
+lint:
+	@.ci/install lint
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	@if command -v shellcheck >/dev/null; then \
+	    echo shellcheck .ci/install .ci/run jobs/demo.sh; shellcheck .ci/install .ci/run jobs/demo.sh; \
+	fi
+
+doc: install
+	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps
+
+bench: install
+	cargo bench
