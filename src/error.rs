@@ -49,11 +49,14 @@ pub struct Error {
     what: String,
     place: Vec<(String, String)>,
     fix: Option<String>,
+    /// Every rank holds this same error (see [`Error::agreed`]).
+    #[serde(default)]
+    agreed: bool,
 }
 
 impl Error {
     fn new(kind: Kind, what: impl Into<String>) -> Self {
-        Self { kind, what: what.into(), place: Vec::new(), fix: None }
+        Self { kind, what: what.into(), place: Vec::new(), fix: None, agreed: false }
     }
 
     /// A mistake in the job file or on the command line.
@@ -122,6 +125,18 @@ impl Error {
     pub fn fix(mut self, remedy: impl Into<String>) -> Self {
         self.fix = Some(remedy.into());
         self
+    }
+
+    /// Says that every rank holds this same error, so that one of them prints it for all.
+    #[must_use]
+    pub fn agreed(mut self) -> Self {
+        self.agreed = true;
+        self
+    }
+
+    /// Whether every rank holds this same error.
+    pub fn is_agreed(&self) -> bool {
+        self.agreed
     }
 
     /// The kind of failure.

@@ -132,8 +132,9 @@ pub fn reduce_scatter_sum(comm: &dyn Communicator, send: &[f32], out: &mut [f32]
 }
 
 /// Makes one rank's failure everybody's: returns the values of all ranks' success, or the error of the
-/// lowest failing rank on every rank. For the phases before the first step, where ranks read different
-/// files and one clear message is wanted rather than an abort.
+/// lowest failing rank on every rank, marked as [agreed](Error::agreed) so that it is printed once. For
+/// the phases before the first step, where ranks read different files and one clear message is wanted
+/// rather than an abort.
 pub fn agree<T>(comm: &dyn Communicator, mine: Result<T>) -> Result<T> {
     if comm.size() == 1 {
         return mine;
@@ -148,9 +149,10 @@ pub fn agree<T>(comm: &dyn Communicator, mine: Result<T>) -> Result<T> {
         _ => Vec::new(),
     };
     let report = broadcast(comm, first, &report)?;
-    match mine {
-        Err(error) if comm.rank() == first => Err(error),
-        _ => Err(serde_json::from_slice(&report)
-            .unwrap_or_else(|_| Error::comm(format!("rank {first} failed; its message is in its own output")))),
-    }
+    let error: Error = match mine {
+        Err(error) if comm.rank() == first => error,
+        _ => serde_json::from_slice(&report)
+            .map_err(|e| Error::internal(format!("the error of rank {first} could not be read: {e}")))?,
+    };
+    Err(error.agreed())
 }

@@ -4,14 +4,24 @@
 //! everything else is built from them in [`collectives`], so that sums are taken in rank order and
 //! give the same bits on every rank, with every backend.
 //!
-//! * `mpi`: the cluster's MPI, through rsmpi.
-//! * `threads`: ranks as threads of one process under a seeded scheduler, for tests.
+//! * `mpi`: the cluster's MPI, through rsmpi (feature `mpi`).
+//! * [`threads`]: ranks as threads of one process under a seeded scheduler, for tests.
 //! * [`solo`]: one rank, no transport.
+//!
+//! [`launch`] picks the backend and turns a failure on any rank into one message and one exit code.
+//! [`selftest`] asks every collective for a known answer.
 
 pub mod collectives;
+pub mod launch;
+mod meter;
+#[cfg(feature = "mpi")]
+pub mod mpi;
+pub mod selftest;
 pub mod solo;
+pub mod threads;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use std::io::Write;
 use std::rc::Rc;
 
 /// How the rest of tandem holds a communicator. Not `Send`: all calls stay on the rank's main thread,
@@ -61,8 +71,9 @@ pub trait Communicator {
     /// Returns once every rank has called it.
     fn barrier(&self) -> Result<()>;
 
-    /// Ends the whole job with `code`, from any rank, without waiting for the others. Never returns
-    /// under `mpi`; under `threads` and `solo` it panics after waking the other ranks.
+    /// Ends the whole job with `code`, from any rank, without waiting for the others. `mpi` and `solo`
+    /// print the message (unless it is empty) to stderr and end the process; `threads` wakes the other
+    /// ranks and unwinds this one.
     fn abort(&self, code: i32, message: &str) -> !;
 
     /// What this rank has moved so far.
@@ -70,4 +81,58 @@ pub trait Communicator {
 
     /// `mpi (Open MPI v4.1.4)`, `threads`, `solo`: for the start-up banner.
     fn backend(&self) -> String;
+}
+
+/// Checks that `counts` has one entry a rank and describes exactly the `bytes` of a buffer. A transport
+/// that was handed anything else would read or write outside of it.
+fn check_counts(what: &str, size: usize, counts: &[usize], bytes: usize) -> Result<()> {
+    let total: usize = counts.iter().sum();
+    if counts.len() == size && total == bytes {
+        return Ok(());
+    }
+    Err(Error::internal(format!(
+        "{what}: {} counts over {size} ranks describe {total} bytes, but the buffer holds {bytes}",
+        counts.len()
+    )))
+}
+
+/// Checks that an argument of [`Communicator::exchange_counts`] has one entry a rank.
+fn check_one_each(what: &str, size: usize, entries: usize) -> Result<()> {
+    if entries == size {
+        return Ok(());
+    }
+    Err(Error::internal(format!("{what}: {entries} entries for {size} ranks")))
+}
+
+/// Checks the arguments of [`Communicator::all_to_all_bytes`].
+fn check_all_to_all(
+    comm: &dyn Communicator,
+    send: &[u8],
+    send_counts: &[usize],
+    recv: &[u8],
+    recv_counts: &[usize],
+) -> Result<()> {
+    check_counts("all_to_all (sending)", comm.size(), send_counts, send.len())?;
+    check_counts("all_to_all (receiving)", comm.size(), recv_counts, recv.len())?;
+    check_self("all_to_all", comm.rank(), send_counts[comm.rank()], recv_counts)
+}
+
+/// Checks the arguments of [`Communicator::all_gather_bytes`].
+fn check_all_gather(comm: &dyn Communicator, send: &[u8], recv: &[u8], recv_counts: &[usize]) -> Result<()> {
+    check_counts("all_gather", comm.size(), recv_counts, recv.len())?;
+    check_self("all_gather", comm.rank(), send.len(), recv_counts)
+}
+
+fn check_self(what: &str, rank: usize, sent: usize, recv_counts: &[usize]) -> Result<()> {
+    if sent == recv_counts[rank] {
+        return Ok(());
+    }
+    let expected = recv_counts[rank];
+    Err(Error::internal(format!("{what}: rank {rank} sends itself {sent} bytes, but expects {expected}")))
+}
+
+/// Writes one message to stderr in one piece, so that the lines of two ranks do not mix. A closed stderr
+/// is no reason to fail a second time.
+fn print_failure(label: &str, message: &str) {
+    let _ = std::io::stderr().write_all(format!("{label}: {message}\n").as_bytes());
 }

@@ -1,6 +1,6 @@
 //! One rank, no transport: collectives copy.
 
-use super::{Communicator, Traffic};
+use super::{Communicator, Traffic, check_all_gather, check_all_to_all, check_one_each, print_failure};
 use crate::error::Result;
 
 /// The communicator of a run without `mpirun`.
@@ -17,15 +17,24 @@ impl Communicator for Solo {
     }
 
     fn exchange_counts(&self, send: &[u64]) -> Result<Vec<u64>> {
+        check_one_each("exchange_counts", 1, send.len())?;
         Ok(send.to_vec())
     }
 
-    fn all_to_all_bytes(&self, send: &[u8], _: &[usize], recv: &mut [u8], _: &[usize]) -> Result<()> {
+    fn all_to_all_bytes(
+        &self,
+        send: &[u8],
+        send_counts: &[usize],
+        recv: &mut [u8],
+        recv_counts: &[usize],
+    ) -> Result<()> {
+        check_all_to_all(self, send, send_counts, recv, recv_counts)?;
         recv.copy_from_slice(send);
         Ok(())
     }
 
-    fn all_gather_bytes(&self, send: &[u8], recv: &mut [u8], _: &[usize]) -> Result<()> {
+    fn all_gather_bytes(&self, send: &[u8], recv: &mut [u8], recv_counts: &[usize]) -> Result<()> {
+        check_all_gather(self, send, recv, recv_counts)?;
         recv.copy_from_slice(send);
         Ok(())
     }
@@ -34,7 +43,10 @@ impl Communicator for Solo {
         Ok(())
     }
 
-    fn abort(&self, code: i32, _message: &str) -> ! {
+    fn abort(&self, code: i32, message: &str) -> ! {
+        if !message.is_empty() {
+            print_failure("error", message);
+        }
         std::process::exit(code)
     }
 
