@@ -12,14 +12,9 @@
 //! | panic | the panic, then `rank 3: …` | `MPI_Abort` |
 
 use super::solo::Solo;
-use super::{Comm, Communicator, print_failure};
+use super::{Comm, print_failure};
 use crate::error::{Error, Result};
-use std::io::Write;
 use std::rc::Rc;
-use std::time::Duration;
-
-/// How long the other ranks leave rank 0 to print an agreed error and end the job, before they do.
-const RANK_0_SPEAKS_FIRST: Duration = Duration::from_secs(5);
 
 /// How a job is started.
 #[derive(Debug, Clone, Copy)]
@@ -40,9 +35,13 @@ impl Default for Options {
 /// are none.
 pub fn run(options: Options, job: impl FnOnce(Comm) -> Result<i32>) -> i32 {
     let launcher = Launcher::detect(|name| std::env::var(name).ok());
-    if launcher.starts_mpi && cfg!(feature = "mpi") {
+    #[cfg(feature = "mpi")]
+    if launcher.starts_mpi {
         return run_mpi(options, &launcher, job);
     }
+    // One rank sends no messages.
+    #[cfg(not(feature = "mpi"))]
+    let _ = options;
     let result = launcher.check_world(1).and_then(|()| job(Rc::new(Solo)));
     result.unwrap_or_else(|error| {
         print_failure("error", &error.to_string());
@@ -66,19 +65,17 @@ fn run_mpi(options: Options, launcher: &Launcher, job: impl FnOnce(Comm) -> Resu
     code
 }
 
-#[cfg(not(feature = "mpi"))]
-fn run_mpi(_: Options, _: &Launcher, _: impl FnOnce(Comm) -> Result<i32>) -> i32 {
-    unreachable!("only called with the feature `mpi`")
-}
-
 /// Passes on the exit code of success; ends the whole job on an error.
-fn conclude(comm: &dyn Communicator, result: Result<i32>) -> i32 {
+#[cfg(any(feature = "mpi", test))]
+fn conclude(comm: &dyn super::Communicator, result: Result<i32>) -> i32 {
+    /// How long the other ranks leave rank 0 to print an agreed error and end the job, before they do.
+    const RANK_0_SPEAKS_FIRST: std::time::Duration = std::time::Duration::from_secs(5);
     let error = match result {
         Ok(code) => return code,
         Err(error) => error,
     };
     // What is left in the buffer would be lost when the process is ended.
-    let _ = std::io::stdout().flush();
+    let _ = std::io::Write::flush(&mut std::io::stdout());
     if !error.is_agreed() {
         comm.abort(error.exit_code(), &error.to_string());
     }

@@ -13,6 +13,7 @@
 
 pub mod collectives;
 pub mod launch;
+mod layout;
 mod meter;
 #[cfg(feature = "mpi")]
 pub mod mpi;
@@ -20,7 +21,7 @@ pub mod selftest;
 pub mod solo;
 pub mod threads;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use std::io::Write;
 use std::rc::Rc;
 
@@ -81,54 +82,6 @@ pub trait Communicator {
 
     /// `mpi (Open MPI v4.1.4)`, `threads`, `solo`: for the start-up banner.
     fn backend(&self) -> String;
-}
-
-/// Checks that `counts` has one entry a rank and describes exactly the `bytes` of a buffer. A transport
-/// that was handed anything else would read or write outside of it.
-fn check_counts(what: &str, size: usize, counts: &[usize], bytes: usize) -> Result<()> {
-    let total: usize = counts.iter().sum();
-    if counts.len() == size && total == bytes {
-        return Ok(());
-    }
-    Err(Error::internal(format!(
-        "{what}: {} counts over {size} ranks describe {total} bytes, but the buffer holds {bytes}",
-        counts.len()
-    )))
-}
-
-/// Checks that an argument of [`Communicator::exchange_counts`] has one entry a rank.
-fn check_one_each(what: &str, size: usize, entries: usize) -> Result<()> {
-    if entries == size {
-        return Ok(());
-    }
-    Err(Error::internal(format!("{what}: {entries} entries for {size} ranks")))
-}
-
-/// Checks the arguments of [`Communicator::all_to_all_bytes`].
-fn check_all_to_all(
-    comm: &dyn Communicator,
-    send: &[u8],
-    send_counts: &[usize],
-    recv: &[u8],
-    recv_counts: &[usize],
-) -> Result<()> {
-    check_counts("all_to_all (sending)", comm.size(), send_counts, send.len())?;
-    check_counts("all_to_all (receiving)", comm.size(), recv_counts, recv.len())?;
-    check_self("all_to_all", comm.rank(), send_counts[comm.rank()], recv_counts)
-}
-
-/// Checks the arguments of [`Communicator::all_gather_bytes`].
-fn check_all_gather(comm: &dyn Communicator, send: &[u8], recv: &[u8], recv_counts: &[usize]) -> Result<()> {
-    check_counts("all_gather", comm.size(), recv_counts, recv.len())?;
-    check_self("all_gather", comm.rank(), send.len(), recv_counts)
-}
-
-fn check_self(what: &str, rank: usize, sent: usize, recv_counts: &[usize]) -> Result<()> {
-    if sent == recv_counts[rank] {
-        return Ok(());
-    }
-    let expected = recv_counts[rank];
-    Err(Error::internal(format!("{what}: rank {rank} sends itself {sent} bytes, but expects {expected}")))
 }
 
 /// Writes one message to stderr in one piece, so that the lines of two ranks do not mix. A closed stderr

@@ -21,10 +21,10 @@
 //! the job. So a failing rank never finalises: [`Communicator::abort`] ends the whole job, and so does a
 //! panic on the main thread. Only [`Session::finish`] finalises, after success.
 
+use super::layout::{c_layout, check_all_gather, check_all_to_all, check_one_each, ranges, unpack};
 use super::meter::Meter;
-use super::{Comm, Communicator, Traffic, check_all_gather, check_all_to_all, check_one_each, print_failure};
+use super::{Comm, Communicator, Traffic, print_failure};
 use crate::error::{Error, Result};
-use ::mpi::Count;
 use ::mpi::datatype::{Partition, PartitionMut};
 use ::mpi::environment::{Threading, Universe};
 use ::mpi::topology::{Communicator as _, SimpleCommunicator};
@@ -63,7 +63,7 @@ impl Session {
                 .fix("use an MPI library built with thread support (MPI_THREAD_FUNNELED)"));
         }
         let comm = Rc::new(Mpi::new(universe.world(), chunk_bytes));
-        abort_on_panic(comm.rank());
+        abort_on_panic(comm.label());
         Ok(Self { universe, comm })
     }
 
@@ -94,20 +94,20 @@ fn warn_if_slow(started: &mpsc::Receiver<()>) {
 
 /// A panic on the main thread ends the job, before unwinding can block in a destructor. A panic on a
 /// worker thread is printed, and reaches the main thread as an error when the worker is joined.
-fn abort_on_panic(rank: usize) {
+fn abort_on_panic(label: String) {
     let main = std::thread::current().id();
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         print(panic);
         if std::thread::current().id() == main {
-            end_job(rank, 1, "stopped by the panic above, a bug in tandem");
+            end_job(&label, 1, "stopped by the panic above, a bug in tandem");
         }
     }));
 }
 
-fn end_job(rank: usize, code: i32, message: &str) -> ! {
+fn end_job(label: &str, code: i32, message: &str) -> ! {
     if !message.is_empty() {
-        print_failure(&format!("rank {rank}"), message);
+        print_failure(label, message);
     }
     // `mpirun` would take 0 for success.
     SimpleCommunicator::world().abort(if code == 0 { 1 } else { code })
@@ -129,10 +129,15 @@ impl Mpi {
     fn new(world: SimpleCommunicator, chunk_bytes: usize) -> Self {
         // MPI ranks and sizes are C ints that are never negative.
         let (rank, size) = (world.rank() as usize, world.size() as usize);
-        let largest = Count::MAX as usize;
+        let largest = i32::MAX as usize;
         let chunk_bytes = chunk_bytes.clamp(1, largest);
         let limit_bytes = chunk_bytes.min(largest / size);
         Self { world, rank, size, chunk_bytes, limit_bytes, meter: Meter::default() }
+    }
+
+    /// Who speaks in a message of failure.
+    fn label(&self) -> String {
+        if self.size > 1 { format!("rank {}", self.rank) } else { "error".to_string() }
     }
 
     /// `MPI_Alltoallv` of whole buffers, which must be shorter than 2 GiB.
@@ -240,38 +245,6 @@ fn addressable_mut<'a>(buffer: &'a mut [u8], spare: &'a mut [u8; 1]) -> &'a mut 
     if buffer.is_empty() { &mut spare[..0] } else { buffer }
 }
 
-/// Copies the consecutive pieces of `packed` to their places (start, length) in `into`.
-fn unpack(packed: &[u8], into: &mut [u8], places: impl Iterator<Item = (usize, usize)>) {
-    let mut rest = packed;
-    for (start, len) in places {
-        let (head, tail) = rest.split_at(len);
-        into[start..start + len].copy_from_slice(head);
-        rest = tail;
-    }
-}
-
-/// Where each of the consecutive pieces of `counts` lies.
-fn ranges(counts: &[usize]) -> Vec<Range<usize>> {
-    let mut start = 0;
-    let range = |&count: &usize| {
-        let at = start..start + count;
-        start = at.end;
-        at
-    };
-    counts.iter().map(range).collect()
-}
-
-/// Counts and displacements of consecutive pieces as MPI wants them; never a wrapped number.
-fn c_layout(counts: &[usize]) -> Result<(Vec<Count>, Vec<Count>)> {
-    let to_count = |n: usize| {
-        Count::try_from(n).map_err(|_| Error::internal(format!("{n} bytes are more than one MPI call can move")))
-    };
-    let at = ranges(counts);
-    let counts = at.iter().map(|at| to_count(at.len())).collect::<Result<_>>()?;
-    let starts = at.iter().map(|at| to_count(at.start)).collect::<Result<_>>()?;
-    Ok((counts, starts))
-}
-
 impl Communicator for Mpi {
     fn rank(&self) -> usize {
         self.rank
@@ -330,7 +303,7 @@ impl Communicator for Mpi {
     }
 
     fn abort(&self, code: i32, message: &str) -> ! {
-        end_job(self.rank, code, message)
+        end_job(&self.label(), code, message)
     }
 
     fn traffic(&self) -> Traffic {

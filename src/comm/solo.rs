@@ -1,6 +1,7 @@
 //! One rank, no transport: collectives copy.
 
-use super::{Communicator, Traffic, check_all_gather, check_all_to_all, check_one_each, print_failure};
+use super::layout::{check_all_gather, check_all_to_all, check_one_each};
+use super::{Communicator, Traffic, print_failure};
 use crate::error::Result;
 
 /// The communicator of a run without `mpirun`.

@@ -19,8 +19,9 @@
 mod tests;
 mod world;
 
+use super::layout::{check_all_gather, check_all_to_all, check_one_each, ranges};
 use super::meter::Meter;
-use super::{Comm, Communicator, Traffic, check_all_gather, check_all_to_all, check_one_each};
+use super::{Comm, Communicator, Traffic};
 use crate::error::{Error, Result};
 use crate::random;
 use rand::Rng;
@@ -218,12 +219,12 @@ impl Communicator for Threads {
         recv_counts: &[usize],
     ) -> Result<()> {
         check_all_to_all(self, send, send_counts, recv, recv_counts)?;
-        let starts = starts(send_counts);
+        let pieces = ranges(send_counts);
         let mut rest = recv;
         self.meter.call(send.len() - send_counts[self.rank], || {
             self.exchange(
                 Op::AllToAll,
-                |to| Arc::from(&send[starts[to]..starts[to] + send_counts[to]]),
+                |to| Arc::from(&send[pieces[to].clone()]),
                 |from, bytes| self.append(Op::AllToAll, from, bytes, recv_counts[from], &mut rest),
             )
         })
@@ -270,16 +271,4 @@ impl Threads {
         *rest = tail;
         Ok(())
     }
-}
-
-/// Where each of the consecutive pieces of `counts` starts.
-fn starts(counts: &[usize]) -> Vec<usize> {
-    counts
-        .iter()
-        .scan(0, |next, &count| {
-            let start = *next;
-            *next += count;
-            Some(start)
-        })
-        .collect()
 }
