@@ -1,1 +1,12 @@
-//! Stub.
+//! What a person or a program sees of a run: progress, logs, events and the time of each stage.
+
+pub mod events;
+pub mod log;
+pub mod progress;
+pub mod stages;
+mod terminal;
+
+pub use events::{Event, Events};
+pub use progress::Progress;
+pub use stages::{Stage, Stages};
+pub use terminal::Terminal;
