@@ -37,7 +37,7 @@ pub struct Target {
 ///
 /// A batch has at least one row: where a rank has none left in the last step of an epoch, it holds one
 /// padding row (`present` false, every target weight 0), so that every rank runs the same step.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Batch {
     /// Number of rows, padding included.
     pub rows: usize,
@@ -66,4 +66,59 @@ pub struct Origin {
     pub row_group: u32,
     /// Row inside the row group.
     pub row: u32,
+}
+
+impl Batch {
+    /// A batch of no rows, ready to be appended to.
+    pub fn empty(id_features: usize, tasks: usize, groups: usize) -> Self {
+        Self {
+            ids: vec![IdColumn { offsets: vec![0], ids: Vec::new() }; id_features],
+            targets: vec![Target::default(); tasks],
+            groups: vec![Vec::new(); groups],
+            ..Self::default()
+        }
+    }
+
+    /// Appends some rows of `block`, in the order given. Slots are the caller's to append.
+    pub fn append_rows(&mut self, block: &Self, rows: &[u32]) {
+        let width = block.dense.len().checked_div(block.rows).unwrap_or(0);
+        for (out, column) in self.ids.iter_mut().zip(&block.ids) {
+            for &row in rows {
+                out.ids.extend_from_slice(column.row(row as usize));
+                out.offsets.push(out.ids.len() as u32);
+            }
+        }
+        for &row in rows {
+            self.dense.extend_from_slice(&block.dense[row as usize * width..][..width]);
+        }
+        for (out, target) in self.targets.iter_mut().zip(&block.targets) {
+            out.label.extend(rows.iter().map(|&row| target.label[row as usize]));
+            out.weight.extend(rows.iter().map(|&row| target.weight[row as usize]));
+        }
+        for (out, group) in self.groups.iter_mut().zip(&block.groups) {
+            out.extend(rows.iter().map(|&row| group[row as usize]));
+        }
+        self.origin.extend(rows.iter().map(|&row| block.origin[row as usize]));
+        self.present.resize(self.present.len() + rows.len(), true);
+        self.rows += rows.len();
+    }
+
+    /// Appends one padding row, which carries no ids and no labels.
+    pub fn append_padding(&mut self, dense_width: usize, slot: u32) {
+        for column in &mut self.ids {
+            column.offsets.push(column.ids.len() as u32);
+        }
+        self.dense.resize(self.dense.len() + dense_width, 0.0);
+        for target in &mut self.targets {
+            target.label.push(0.0);
+            target.weight.push(0.0);
+        }
+        for group in &mut self.groups {
+            group.push(0);
+        }
+        self.slots.push(slot);
+        self.present.push(false);
+        self.origin.push(Origin::default());
+        self.rows += 1;
+    }
 }

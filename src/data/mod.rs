@@ -1,3 +1,28 @@
 //! From Parquet files to batches.
+//!
+//! ```text
+//! store      patterns → files                       plan        footers → row groups, rows
+//! lanes      rows → lanes → steps                   schema      job → columns and what they become
+//! reader     row group → Arrow arrays               columns     Arrow arrays → ids, numbers
+//! decode     ids, numbers → rows of a batch         statistics  means, bounds, quantiles of numerics
+//! stream     one lane: windows, permuted            loader      all lanes of a rank → one batch a step
+//! scan       files in order, all columns, for `predict`
+//! ```
 
+pub mod accepts;
 pub mod batch;
+mod columns;
+pub mod decode;
+pub mod lanes;
+pub mod loader;
+pub mod plan;
+pub mod reader;
+pub mod scan;
+pub mod schema;
+pub mod statistics;
+pub mod store;
+mod stream;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use columns::string_id;
