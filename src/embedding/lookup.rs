@@ -1,0 +1,167 @@
+//! The first half of a step: from the ids of a batch to pooled rows.
+
+use super::embeddings::{Bag, Embeddings};
+use super::exchange::{Layout, TableRoute};
+use super::memory::Memory;
+use super::pool::{self, BagRoute};
+use super::spec::Mode;
+use super::table::Table;
+use crate::comm::Communicator;
+use crate::data::batch::IdColumn;
+use crate::error::{Error, Result};
+use rayon::prelude::*;
+
+/// Batch rows that one thread pools at a time.
+const POOL_ROWS: usize = 256;
+
+/// Rows of one sequence feature. B rows of the batch, L the longest length, d the dimension.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SequenceRows {
+    /// `[B, L, d]`, oldest first, zeros after the last.
+    pub values: Vec<f32>,
+    /// `[B, L]`: 1 where there is an element, else 0.
+    pub mask: Vec<f32>,
+}
+
+/// What a lookup found, and the routes by which gradients go back.
+#[derive(Debug)]
+pub struct Lookup {
+    /// `[B, pooled_width]`, row-major.
+    pub pooled: Vec<f32>,
+    /// One entry per sequence bag, in order.
+    pub sequences: Vec<SequenceRows>,
+    pub(super) batch_rows: usize,
+    pub(super) mode: Mode,
+    pub(super) generation: u64,
+    pub(super) routes: Vec<TableRoute>,
+}
+
+impl Embeddings {
+    /// Reads the rows of a batch of `rows` rows; `ids` has one column per bag. In training, ids are counted,
+    /// admitted and given rows. Collective.
+    ///
+    /// # Errors
+    /// A table that outgrows the memory, or a failed exchange.
+    pub fn lookup(&mut self, comm: &dyn Communicator, ids: &[IdColumn], rows: usize, mode: Mode) -> Result<Lookup> {
+        if ids.len() != self.bags.len() {
+            return Err(Error::internal(format!("{} id columns for {} bags", ids.len(), self.bags.len())));
+        }
+        for (column, bag) in ids.iter().zip(&self.bags) {
+            pool::check_column(column, rows, &bag.spec.name)?;
+        }
+        let mut routes = self.spare.take().unwrap_or_default();
+        routes.resize_with(self.tables.len(), TableRoute::default);
+        self.read_ids(ids, &mut routes);
+        match (self.tables.len(), self.size) {
+            (0, _) => {}
+            (_, 1) => self.resolve_alone(&mut routes, mode)?,
+            _ => self.resolve_with(comm, &mut routes, mode)?,
+        }
+        let (pooled, sequences) = (self.pool(&routes, rows), self.unroll(&routes, rows));
+        Ok(Lookup { pooled, sequences, batch_rows: rows, mode, generation: self.generation, routes })
+    }
+
+    /// Finds the distinct ids of each table over all its bags, grouped by owner.
+    fn read_ids(&mut self, ids: &[IdColumn], routes: &mut [TableRoute]) {
+        let Self { bags, bags_of, buckets, size, dedups, .. } = self;
+        routes.par_iter_mut().zip(dedups).zip(bags_of).for_each(|((route, dedup), of_table)| {
+            dedup.begin();
+            route.bags.resize_with(of_table.len(), BagRoute::default);
+            for (bag_route, &bag) in route.bags.iter_mut().zip(of_table.iter()) {
+                bag_route.read(&ids[bag], bags[bag].spec.kind, |id| dedup.insert(id, 1));
+            }
+            route.take_ids(dedup, buckets, *size);
+        });
+    }
+
+    /// One rank: its distinct ids are all there are, and rows are read where they stand.
+    fn resolve_alone(&mut self, routes: &mut [TableRoute], mode: Mode) -> Result<()> {
+        let Self { tables, memory, .. } = self;
+        let done: Vec<Result<()>> = tables
+            .par_iter_mut()
+            .zip(routes)
+            .map(|(table, route)| {
+                find(table, &route.ids, &route.counts, mode, memory, &mut route.slots)?;
+                route.rows.resize(route.ids.len() * table.spec.dim, 0.0);
+                table.gather(&route.slots, &mut route.rows);
+                Ok(())
+            })
+            .collect();
+        done.into_iter().collect()
+    }
+
+    /// Several ranks: ids go to their owners, rows come back.
+    fn resolve_with(&mut self, comm: &dyn Communicator, routes: &mut [TableRoute], mode: Mode) -> Result<()> {
+        let Self { tables, memory, dedups, wire, dims, size, .. } = self;
+        let received = wire.exchange_ids(comm, routes, mode != Mode::Evaluate)?;
+        let done: Vec<Result<()>> = tables
+            .par_iter_mut()
+            .zip(routes.par_iter_mut())
+            .zip(dedups)
+            .enumerate()
+            .map(|(t, ((table, route), dedup))| {
+                route.merge(dedup, received.iter().map(|rank| rank[t]));
+                find(table, &dedup.ids, &dedup.counts, mode, memory, &mut route.slots)
+            })
+            .collect();
+        done.into_iter().collect::<Result<()>>()?;
+
+        let (out, into) = (Layout::of_received(routes, dims, *size), Layout::of_sent(routes, dims, *size));
+        wire.rows_out.resize(out.len(), 0.0);
+        let parts = out.split_mut(&mut wire.rows_out);
+        tables.par_iter().zip(routes.par_iter()).zip(parts).for_each(|((table, route), parts)| {
+            for (peer, part) in parts.into_iter().enumerate() {
+                table.gather(&route.slots_of(peer), part);
+            }
+        });
+        wire.exchange_rows(comm, &out, &into)?;
+        routes.par_iter_mut().zip(into.split(&wire.rows_in)).for_each(|(route, parts)| {
+            route.rows.clear();
+            parts.iter().for_each(|part| route.rows.extend_from_slice(part));
+        });
+        Ok(())
+    }
+
+    fn pool(&self, routes: &[TableRoute], rows: usize) -> Vec<f32> {
+        let width = self.pooled_width;
+        let mut pooled = vec![0.0; rows * width];
+        pooled.par_chunks_mut((POOL_ROWS * width).max(1)).enumerate().for_each(|(chunk, out)| {
+            for (bag, pool) in self.pooled_bags() {
+                let route = &routes[bag.spec.table];
+                let dim = self.dims[bag.spec.table];
+                route.bags[bag.nth].pool(pool, &route.rows, dim, chunk * POOL_ROWS, out, (bag.start, width));
+            }
+        });
+        pooled
+    }
+
+    fn unroll(&self, routes: &[TableRoute], rows: usize) -> Vec<SequenceRows> {
+        let sequences: Vec<(&Bag, usize)> = self.sequence_bags().collect();
+        sequences
+            .par_iter()
+            .map(|(bag, max_len)| {
+                let (route, dim) = (&routes[bag.spec.table], self.dims[bag.spec.table]);
+                let mut out = SequenceRows { values: vec![0.0; rows * max_len * dim], mask: vec![0.0; rows * max_len] };
+                route.bags[bag.nth].unroll(&route.rows, dim, *max_len, &mut out.values, &mut out.mask);
+                out
+            })
+            .collect()
+    }
+}
+
+fn find(
+    table: &mut Table,
+    ids: &[u64],
+    counts: &[u32],
+    mode: Mode,
+    memory: &Memory,
+    slots: &mut Vec<u32>,
+) -> Result<()> {
+    match mode {
+        Mode::Train { step } => table.train_all(ids, counts, step, memory, slots),
+        Mode::Evaluate => {
+            table.find_all(ids, slots);
+            Ok(())
+        }
+    }
+}

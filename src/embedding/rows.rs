@@ -1,0 +1,140 @@
+//! Rows as plain columns, for checkpoints: sorted by (bucket, id), without a trace of the ranks.
+
+use super::admission::{self, Candidate};
+use super::memory::Memory;
+use super::table::{Meta, Table};
+use crate::error::{Error, Result};
+use std::ops::Range;
+
+/// Rows of some buckets of one table, in order of (bucket, id); N rows, C candidates.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TableRows {
+    /// The buckets held here.
+    pub buckets: Range<usize>,
+    /// Rows of each of `buckets`; adds up to N.
+    pub bucket_rows: Vec<u64>,
+    /// `[N]`.
+    pub ids: Vec<u64>,
+    /// `[N, dim]`.
+    pub values: Vec<f32>,
+    /// `[N, Σ slot widths]`.
+    pub state: Vec<f32>,
+    /// `[N]`: occurrences in training rows.
+    pub counts: Vec<u32>,
+    /// `[N]`: the last training step that saw the id.
+    pub last_steps: Vec<u32>,
+    /// Candidates of each of `buckets`; adds up to C.
+    pub bucket_candidates: Vec<u64>,
+    /// `[C]`: ids that wait for admission.
+    pub candidate_ids: Vec<u64>,
+    /// `[C]`: their occurrences so far.
+    pub candidate_counts: Vec<u32>,
+}
+
+impl Table {
+    /// Copies the rows of `buckets`, as far as this rank owns them.
+    pub fn export(&self, buckets: Range<usize>) -> TableRows {
+        let owned = self.buckets.owned();
+        let start = buckets.start.max(owned.start);
+        let buckets = start..buckets.end.min(owned.end).max(start);
+        let mut out = TableRows { buckets: buckets.clone(), ..TableRows::default() };
+        for bucket in buckets {
+            self.export_bucket(bucket - owned.start, &mut out);
+        }
+        out
+    }
+
+    fn export_bucket(&self, shard: usize, out: &mut TableRows) {
+        let shard = &self.shards[shard];
+        let mut entries: Vec<_> = shard.index.iter().map(|&slot| self.entry(slot)).collect();
+        entries.sort_unstable_by_key(|e| e.id);
+        out.bucket_rows.push(entries.len() as u64);
+        for entry in &entries {
+            let (values, state) = self.rows.row(entry.slot).split_at(self.spec.dim);
+            out.ids.push(entry.id);
+            out.values.extend_from_slice(values);
+            out.state.extend_from_slice(state);
+            out.counts.push(entry.count);
+            out.last_steps.push(entry.last_step);
+        }
+        let mut candidates: Vec<Candidate> = shard.candidates.iter().copied().collect();
+        candidates.sort_unstable_by_key(|c| c.id);
+        out.bucket_candidates.push(candidates.len() as u64);
+        out.candidate_ids.extend(candidates.iter().map(|c| c.id));
+        out.candidate_counts.extend(candidates.iter().map(|c| c.count));
+    }
+
+    /// Adds those rows and candidates whose buckets this rank owns; returns how many of each.
+    pub fn import(&mut self, rows: &TableRows, memory: &Memory) -> Result<(usize, usize)> {
+        self.check_lengths(rows)?;
+        Ok((self.import_rows(rows, memory)?, self.import_candidates(rows, memory)?))
+    }
+
+    fn import_rows(&mut self, rows: &TableRows, memory: &Memory) -> Result<usize> {
+        let dim = self.spec.dim;
+        let state_width = self.rows.stride() - dim;
+        let owned = self.buckets.owned();
+        let mut taken = 0;
+        for (i, &id) in rows.ids.iter().enumerate() {
+            if !owned.contains(&self.buckets.of(id)) {
+                continue;
+            }
+            if self.find(id).is_some() {
+                return Err(self.twice(id));
+            }
+            let meta = Meta { id, count: rows.counts[i], last_step: rows.last_steps[i] };
+            let slot = self.insert(meta, memory).map_err(|shortage| self.too_large(shortage))?;
+            let (values, state) = self.rows.row_mut(slot).split_at_mut(dim);
+            values.copy_from_slice(&rows.values[i * dim..(i + 1) * dim]);
+            state.copy_from_slice(&rows.state[i * state_width..(i + 1) * state_width]);
+            taken += 1;
+        }
+        Ok(taken)
+    }
+
+    fn import_candidates(&mut self, rows: &TableRows, memory: &Memory) -> Result<usize> {
+        let owned = self.buckets.owned();
+        let mut taken = 0;
+        for (&id, &count) in rows.candidate_ids.iter().zip(&rows.candidate_counts) {
+            let bucket = self.buckets.of(id);
+            if !owned.contains(&bucket) {
+                continue;
+            }
+            let candidates = &mut self.shards[bucket - owned.start].candidates;
+            if admission::contains(candidates, id) {
+                return Err(self.twice(id));
+            }
+            admission::insert(candidates, memory, Candidate { id, count })
+                .map_err(|shortage| self.too_large(shortage))?;
+            taken += 1;
+        }
+        Ok(taken)
+    }
+
+    /// Columns come from a file: their lengths must fit each other and this table.
+    fn check_lengths(&self, rows: &TableRows) -> Result<()> {
+        let n = rows.ids.len();
+        let total = |parts: &[u64]| parts.iter().fold(0u64, |sum, &n| sum.saturating_add(n)) as usize;
+        let dim = self.spec.dim;
+        for (what, found, wanted) in [
+            ("row counts of the buckets", total(&rows.bucket_rows), n),
+            ("values", rows.values.len(), n * dim),
+            ("optimizer state", rows.state.len(), n * (self.rows.stride() - dim)),
+            ("counts", rows.counts.len(), n),
+            ("last steps", rows.last_steps.len(), n),
+            ("candidate counts", rows.candidate_counts.len(), rows.candidate_ids.len()),
+            ("candidate counts of the buckets", total(&rows.bucket_candidates), rows.candidate_ids.len()),
+        ] {
+            if found != wanted {
+                return Err(Error::checkpoint(format!("{found} numbers for {what}, where {wanted} are needed"))
+                    .at("table", &self.spec.name)
+                    .fix("load a checkpoint of a job with the same dim and sparse optimizer for this table"));
+            }
+        }
+        Ok(())
+    }
+
+    fn twice(&self, id: u64) -> Error {
+        Error::checkpoint(format!("id {id} appears twice")).at("table", &self.spec.name)
+    }
+}
