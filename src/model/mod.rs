@@ -3,6 +3,20 @@
 //! An architecture is one file with its options and a line in [`registry`]. It sees the rows of its own
 //! rank only and knows nothing of ranks: global sums (batch norm) go through [`crate::nn::Context`].
 
+pub mod cgc;
+mod input;
+pub mod mmoe;
+pub mod omoe;
+mod parts;
+pub mod ple;
+mod registry;
+pub mod shared_bottom;
+#[cfg(test)]
+mod tests;
+
+pub use input::InputLayer;
+pub use registry::build;
+
 use crate::error::Result;
 use crate::nn::Context;
 use candle_core::Tensor;
@@ -72,8 +86,11 @@ pub struct Sequence {
 pub struct Output {
     /// One `[B, outputs_k]` tensor of logits per task.
     pub logits: Vec<Tensor>,
-    /// The last representation that all tasks share, `[B, d]`.
-    pub representation: Tensor,
+    /// The last representation that all tasks share: the tensors `[B, d_i]` that make it up, side by side. They
+    /// are the very ones that the logits were computed from, so that nothing is copied for it. Shared bottom:
+    /// the bottom's output; mixtures: the experts' outputs; CGC and PLE: those of the last level, each task's
+    /// experts in order, then the shared ones.
+    pub representation: Vec<Tensor>,
 }
 
 /// A model: parameters live in the [`crate::nn::ParamStore`] it was built with.

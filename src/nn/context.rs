@@ -1,8 +1,10 @@
 //! What a forward pass is told beside its input.
 
+use super::InputTap;
 use candle_core::Tensor;
 use send_wrapper::SendWrapper;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Sums a short vector over all ranks, in place, with the same bits everywhere. Layers that need moments
 /// of the *global* batch call it; they do not know who answers.
@@ -19,6 +21,9 @@ impl AllSum for () {
 }
 
 /// How one forward pass runs.
+///
+/// With batch norm, forward and backward call [`AllSum`]: every rank must then run the same forward and the
+/// same backward passes, also where none of its own rows carries a label.
 #[derive(Clone)]
 pub struct Context {
     /// Training (dropout on, batch norm from batch moments) or evaluation.
@@ -29,9 +34,12 @@ pub struct Context {
     pub step: u64,
     /// Position of each row in the global batch ([`crate::data::batch::Batch::slots`]): with seed and step it
     /// determines a dropout mask without knowing the ranks.
-    pub slots: Rc<[u32]>,
+    pub slots: Arc<[u32]>,
     /// `[B, 1]`: 1 for rows, 0 for padding.
     pub present: Tensor,
     /// Sums over ranks. Wrapped because candle's graph must be `Send`, while MPI stays on one thread.
     pub all_sum: SendWrapper<Rc<dyn AllSum>>,
+    /// Collects the parts of the input's gradient, for steps with one backward pass per task; `None`: every
+    /// backward pass computes the input's gradient itself.
+    pub tap: Option<InputTap>,
 }

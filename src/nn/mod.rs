@@ -1,7 +1,50 @@
 //! Layers of the dense part, with their own backward, and the store of their parameters.
+//!
+//! Candle keeps the graph; each layer here is one node of it that computes on slices, forward and backward.
+//! Plain candle is three times slower than that: its backward allocates and adds a tensor for every bias,
+//! broadcast and activation, mostly on one thread.
+//!
+//! | file | operation |
+//! |---|---|
+//! | `linear` | x · W + b and the activation, for one layer or for experts side by side |
+//! | `mix`, `softmax` | gates and mixtures of experts |
+//! | `batch_norm`, `layer_norm`, `dropout` | with masks and moments of the global batch |
+//! | `attention` | a sequence pooled by a query |
+//! | `mlp` | hidden layers made of these |
+//! | `loss`, `seed` | losses on numbers, and the start of a backward pass from their gradients |
+//! | `tap` | the gradient of the model's input, once for all tasks |
 
+mod activation;
+mod attention;
+mod batch_norm;
 mod context;
+mod dropout;
+mod floats;
+mod gemm;
+mod layer_norm;
+mod linear;
+mod loss;
+mod mix;
+mod mlp;
+mod parallel;
 mod params;
+mod seed;
+mod softmax;
+mod tap;
+#[cfg(test)]
+pub(crate) mod testing;
 
+pub use activation::Activation;
+pub use attention::attention_pool;
+pub use batch_norm::BatchNorm;
 pub use context::{AllSum, Context};
-pub use params::{Builder, Init, ParamStore};
+pub use dropout::Dropout;
+pub use layer_norm::LayerNorm;
+pub use linear::Linear;
+pub use loss::Loss;
+pub use mix::mix;
+pub use mlp::{Mlp, NormKind, Style};
+pub use params::{Buffer, Builder, Init, ParamStore};
+pub use seed::backward_from;
+pub use softmax::softmax;
+pub use tap::{InputGradient, InputTap};

@@ -1,7 +1,19 @@
 //! Named dense parameters, and the flat vector that the step exchanges.
+//!
+//! ```text
+//! names    experts.0.weight   experts.0.bias   …   towers.click.1.bias
+//! vars     [in, out] f32      [out]                [1]
+//! flat     |────range(0)─────|──range(1)───| … |──range(n − 1)──|        len() floats
+//! ```
 
-use crate::error::Result;
-use candle_core::{Tensor, Var};
+use crate::error::{Error, Result};
+use crate::random;
+use candle_core::backprop::GradStore;
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor, Var};
+use rand::Rng;
+use std::cell::RefCell;
+use std::ops::Range;
+use std::rc::Rc;
 
 /// Initial values of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -10,12 +22,56 @@ pub enum Init {
     Zeros,
     /// All one.
     Ones,
-    /// Uniform in ±√(6 / (fan_in + fan_out)) (Glorot & Bengio 2010, eq. 16).
-    Glorot,
-    /// Uniform in ±√(1 / fan_in), PyTorch's default for linear layers.
-    Kaiming,
-    /// Normal with this standard deviation.
+    /// Uniform in [−bound, bound).
+    Uniform(f32),
+    /// Normal with mean 0 and this standard deviation.
     Normal(f32),
+}
+
+impl Init {
+    /// Uniform in ±√(6 / (fan_in + fan_out)) (Glorot & Bengio 2010, eq. 16).
+    pub fn glorot(fan_in: usize, fan_out: usize) -> Self {
+        Self::Uniform((6.0 / (fan_in + fan_out).max(1) as f32).sqrt())
+    }
+
+    /// Uniform in ±√(1 / fan_in): PyTorch's default for the weights and biases of a linear layer.
+    pub fn fan_in(fan_in: usize) -> Self {
+        Self::Uniform((1.0 / fan_in.max(1) as f32).sqrt())
+    }
+
+    /// `count` values, a pure function of `(seed, name)`.
+    fn values(self, seed: u64, name: &str, count: usize) -> Vec<f32> {
+        let mut stream = random::stream(seed, &[random::text("dense parameter"), random::text(name)]);
+        match self {
+            Self::Zeros => vec![0.0; count],
+            Self::Ones => vec![1.0; count],
+            Self::Uniform(bound) => (0..count).map(|_| (stream.random::<f32>() * 2.0 - 1.0) * bound).collect(),
+            Self::Normal(std) => {
+                (0..count).map(|_| std * stream.sample::<f32, _>(rand_distr::StandardNormal)).collect()
+            }
+        }
+    }
+}
+
+/// State of a layer that is not trained, such as batch norm's running mean: a shared handle.
+#[derive(Debug, Clone)]
+pub struct Buffer(Rc<RefCell<Vec<f32>>>);
+
+impl Buffer {
+    /// A copy of the values.
+    pub fn get(&self) -> Vec<f32> {
+        self.0.borrow().clone()
+    }
+
+    /// Replaces the values; the length must stay the same.
+    pub fn set(&self, values: &[f32]) -> Result<()> {
+        let mut held = self.0.borrow_mut();
+        if held.len() != values.len() {
+            return Err(Error::internal(format!("a buffer of {} values cannot take {}", held.len(), values.len())));
+        }
+        held.copy_from_slice(values);
+        Ok(())
+    }
 }
 
 /// All dense parameters of a model in order of registration, and its buffers (state that is not trained,
@@ -25,6 +81,9 @@ pub struct ParamStore {
     seed: u64,
     names: Vec<String>,
     vars: Vec<Var>,
+    buffer_names: Vec<String>,
+    buffers: Vec<Buffer>,
+    ranges: Vec<Range<usize>>,
 }
 
 impl ParamStore {
@@ -33,7 +92,7 @@ impl ParamStore {
         Self { seed, ..Self::default() }
     }
 
-    /// Names, such as `experts.0.1.weight`, in order.
+    /// Names, such as `experts.0.weight`, in order.
     pub fn names(&self) -> &[String] {
         &self.names
     }
@@ -43,9 +102,14 @@ impl ParamStore {
         &self.vars
     }
 
+    /// Where the parameter `index` stands in the flat vector of all parameters.
+    pub fn range(&self, index: usize) -> Range<usize> {
+        self.ranges[index].clone()
+    }
+
     /// Number of floats over all parameters.
     pub fn len(&self) -> usize {
-        self.vars.iter().map(|v| v.elem_count()).sum()
+        self.ranges.last().map_or(0, |range| range.end)
     }
 
     /// Whether there are no parameters.
@@ -53,9 +117,71 @@ impl ParamStore {
         self.vars.is_empty()
     }
 
+    /// Overwrites the parameter `index`; every layer that uses it sees the new values.
+    pub fn load(&self, index: usize, values: &[f32]) -> Result<()> {
+        self.expect_len(index, values.len())?;
+        Ok(self.vars[index].inplace_op1(&Overwrite(values))?)
+    }
+
+    /// Copies the parameter `index` into `out`.
+    pub fn read(&self, index: usize, out: &mut [f32]) -> Result<()> {
+        self.expect_len(index, out.len())?;
+        out.copy_from_slice(&super::floats::Floats::of(&self.vars[index])?);
+        Ok(())
+    }
+
+    /// Copies the gradient of the parameter `index` into `out` and returns true; returns false and leaves
+    /// `out` untouched if the loss does not reach the parameter.
+    pub fn gradient_into(&self, gradients: &GradStore, index: usize, out: &mut [f32]) -> Result<bool> {
+        self.expect_len(index, out.len())?;
+        let Some(gradient) = gradients.get(&self.vars[index]) else {
+            return Ok(false);
+        };
+        let gradient = gradient.contiguous()?;
+        out.copy_from_slice(&super::floats::Floats::of(&gradient)?);
+        Ok(true)
+    }
+
+    fn expect_len(&self, index: usize, len: usize) -> Result<()> {
+        let expected = self.ranges[index].len();
+        if expected == len {
+            return Ok(());
+        }
+        Err(Error::internal(format!("parameter {} has {expected} values, not {len}", self.names[index])))
+    }
+
+    /// Names of the buffers, in order.
+    pub fn buffer_names(&self) -> &[String] {
+        &self.buffer_names
+    }
+
+    /// The buffers, in order.
+    pub fn buffers(&self) -> &[Buffer] {
+        &self.buffers
+    }
+
     /// A builder at the root of the names.
     pub fn builder(&mut self) -> Builder<'_> {
         Builder { store: self, path: String::new() }
+    }
+}
+
+/// Copies a slice over a tensor's storage: `Var::set` would need a tensor, hence a second copy.
+struct Overwrite<'a>(&'a [f32]);
+
+impl InplaceOp1 for Overwrite<'_> {
+    fn name(&self) -> &'static str {
+        "overwrite"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        match (storage, layout.contiguous_offsets()) {
+            (CpuStorage::F32(values), Some((start, end))) if end - start == self.0.len() => {
+                values[start..end].copy_from_slice(self.0);
+                Ok(())
+            }
+            _ => Err(candle_core::Error::Msg("a parameter is not a contiguous f32 tensor".into())),
+        }
     }
 }
 
@@ -68,13 +194,127 @@ pub struct Builder<'a> {
 impl Builder<'_> {
     /// The builder for a child path.
     pub fn at(&mut self, name: impl std::fmt::Display) -> Builder<'_> {
-        let path = if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) };
+        let path = self.full(&name.to_string());
         Builder { store: self.store, path }
     }
 
-    /// Registers a parameter.
+    /// The path so far, such as `experts.0`; names a layer to random draws.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Registers a parameter and returns it; it is an error to register a name twice.
     pub fn param(&mut self, name: &str, shape: &[usize], init: Init) -> Result<Tensor> {
-        let _ = (name, shape, init, self.store.seed, &self.path);
-        todo!()
+        let name = self.full(name);
+        if self.store.names.contains(&name) {
+            return Err(Error::internal(format!("two layers registered the parameter {name}")));
+        }
+        let count = shape.iter().product();
+        let values = init.values(self.store.seed, &name, count);
+        let var = Var::from_vec(values, shape, &Device::Cpu)?;
+        let tensor = var.as_tensor().clone();
+        let start = self.store.len();
+        self.store.ranges.push(start..start + count);
+        self.store.names.push(name);
+        self.store.vars.push(var);
+        Ok(tensor)
+    }
+
+    /// Registers state that is saved but not trained.
+    pub fn buffer(&mut self, name: &str, values: Vec<f32>) -> Result<Buffer> {
+        let name = self.full(name);
+        if self.store.buffer_names.contains(&name) {
+            return Err(Error::internal(format!("two layers registered the buffer {name}")));
+        }
+        let buffer = Buffer(Rc::new(RefCell::new(values)));
+        self.store.buffer_names.push(name);
+        self.store.buffers.push(buffer.clone());
+        Ok(buffer)
+    }
+
+    fn full(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(store: &ParamStore, index: usize) -> Vec<f32> {
+        let mut out = vec![0.0; store.range(index).len()];
+        store.read(index, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn initial_values_depend_on_the_seed_and_the_name_only() {
+        let build = |seed, names: [&str; 2]| {
+            let mut store = ParamStore::new(seed);
+            for name in names {
+                store.builder().at(name).param("weight", &[3, 2], Init::fan_in(3)).unwrap();
+            }
+            store
+        };
+        let (ab, ba) = (build(1, ["a", "b"]), build(1, ["b", "a"]));
+        assert_eq!(values(&ab, 0), values(&ba, 1));
+        assert_ne!(values(&ab, 0), values(&ab, 1));
+        assert_ne!(values(&ab, 0), values(&build(2, ["a", "b"]), 0));
+        assert_eq!(ab.names(), ["a.weight", "b.weight"]);
+        assert_eq!((ab.range(1), ab.len()), (6..12, 12));
+    }
+
+    #[test]
+    fn draws_have_the_promised_spread() {
+        let n = 20_000;
+        let moments = |init: Init| {
+            let v = init.values(3, "w", n);
+            let mean = v.iter().sum::<f32>() / n as f32;
+            (mean, (v.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / n as f32).sqrt(), v)
+        };
+        let (mean, std, drawn) = moments(Init::Uniform(0.5));
+        assert!(mean.abs() < 0.01 && (std - 0.5 / 3f32.sqrt()).abs() < 0.01);
+        assert!(drawn.iter().all(|v| (-0.5..0.5).contains(v)));
+        let (mean, std, _) = moments(Init::Normal(0.2));
+        assert!(mean.abs() < 0.01 && (std - 0.2).abs() < 0.01);
+        assert_eq!(Init::glorot(2, 4), Init::Uniform(1.0));
+        assert_eq!(Init::fan_in(4), Init::Uniform(0.5));
+    }
+
+    #[test]
+    fn loading_changes_what_layers_see_and_gradients_are_copied_out() {
+        let mut store = ParamStore::new(0);
+        let used = store.builder().param("used", &[2], Init::Zeros).unwrap();
+        store.builder().param("unused", &[1], Init::Ones).unwrap();
+        store.load(0, &[3.0, -4.0]).unwrap();
+        assert_eq!(used.to_vec1::<f32>().unwrap(), [3.0, -4.0]);
+
+        let gradients = used.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+        let mut out = [0.0; 2];
+        assert!(store.gradient_into(&gradients, 0, &mut out).unwrap());
+        assert_eq!(out, [6.0, -8.0]);
+        let mut out = [7.0];
+        assert!(!store.gradient_into(&gradients, 1, &mut out).unwrap());
+        assert_eq!(out, [7.0]);
+        assert!(store.load(0, &[1.0]).is_err());
+    }
+
+    #[test]
+    fn a_name_is_registered_once() {
+        let mut store = ParamStore::new(0);
+        store.builder().at("a").param("w", &[1], Init::Zeros).unwrap();
+        let error = store.builder().param("a.w", &[1], Init::Zeros).unwrap_err();
+        assert!(error.to_string().contains("a.w"), "{error}");
+        store.builder().buffer("mean", vec![1.0, 2.0]).unwrap();
+        assert!(store.builder().buffer("mean", vec![0.0]).is_err());
+    }
+
+    #[test]
+    fn buffers_are_shared_with_the_layer() {
+        let mut store = ParamStore::new(0);
+        let held = store.builder().at("norm").buffer("mean", vec![0.0; 2]).unwrap();
+        store.buffers()[0].set(&[1.0, 2.0]).unwrap();
+        assert_eq!((held.get(), store.buffer_names()), (vec![1.0, 2.0], &["norm.mean".to_string()][..]));
+        assert!(held.set(&[1.0]).is_err());
     }
 }

@@ -1,0 +1,160 @@
+//! Times the fused layers against the same layers in plain candle operations, and a step of an MMoE.
+//!
+//! ```text
+//! cargo bench --bench dense
+//! ```
+//!
+//! Prints medians in milliseconds; `RAYON_NUM_THREADS` sets the threads.
+
+use candle_core::{DType, Device, Result as CandleResult, Tensor, Var};
+use send_wrapper::SendWrapper;
+use std::rc::Rc;
+use std::time::Instant;
+use tandem::config::Component;
+use tandem::model::{Field, Input, InputSpec, build};
+use tandem::nn::{Activation, Context, InputTap, Linear, ParamStore, backward_from};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const ROWS: usize = 4096;
+const INPUT: usize = 429;
+const TASKS: usize = 3;
+
+/// Median milliseconds of a call.
+fn time(mut call: impl FnMut()) -> f64 {
+    call();
+    let mut times: Vec<f64> = (0..15)
+        .map(|_| {
+            let start = Instant::now();
+            call();
+            start.elapsed().as_secs_f64() * 1e3
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+fn random(shape: (usize, usize)) -> Tensor {
+    Tensor::randn(0f32, 1.0, shape, &Device::Cpu).expect("a random tensor")
+}
+
+fn context(rows: usize, tap: Option<InputTap>) -> Context {
+    Context {
+        train: true,
+        seed: 1,
+        step: 1,
+        slots: (0..rows as u32).collect(),
+        present: Tensor::ones((rows, 1), DType::F32, &Device::Cpu).expect("ones"),
+        all_sum: SendWrapper::new(Rc::new(())),
+        tap,
+    }
+}
+
+fn plain_linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> CandleResult<Tensor> {
+    x.matmul(weight)?.broadcast_add(bias)?.relu()
+}
+
+fn main() -> anyhow::Result<()> {
+    println!("{} threads, medians in ms", rayon::current_num_threads());
+    linear_layers()?;
+    mmoe_step()
+}
+
+fn linear_layers() -> anyhow::Result<()> {
+    println!("\nlinear + bias + relu, forward and backward      plain   fused   ratio   GFLOP/s");
+    for (rows, input, output) in [(4096, 429, 1024), (4096, 256, 128), (4096, 128, 64), (512, 429, 256)] {
+        let mut store = ParamStore::new(1);
+        let layer = Linear::new(store.builder().at("layer"), input, output, Activation::Relu)?;
+        let (x, dy, at) = (Var::from_tensor(&random((rows, input)))?, random((rows, output)), context(rows, None));
+        let fused = time(|| {
+            let y = layer.forward(&x, &at).expect("forward");
+            backward_from(&[(&y, dy.clone())]).expect("backward");
+        });
+        let (weight, bias) = (store.vars()[0].as_tensor(), store.vars()[1].as_tensor());
+        let plain = time(|| {
+            let y = plain_linear(&x, weight, bias).expect("forward");
+            backward_from(&[(&y, dy.clone())]).expect("backward");
+        });
+        let flops = 6.0 * (rows * input * output) as f64;
+        let (ratio, speed) = (plain / fused, flops / fused / 1e6);
+        println!("{rows:>5} x {input:>4} -> {output:<27} {plain:>11.2} {fused:>7.2} {ratio:>7.2} {speed:>9.0}");
+    }
+    Ok(())
+}
+
+/// x[4096, 429], four experts [256, 128], three towers [64].
+fn mmoe_step() -> anyhow::Result<()> {
+    let field = Field { name: "x".to_string(), start: 0, width: INPUT };
+    let tasks: Vec<String> = (0..TASKS).map(|k| format!("t{k}")).collect();
+    let spec = InputSpec { fields: vec![field], outputs: vec![1; TASKS], tasks, ..InputSpec::default() };
+    let mut store = ParamStore::new(1);
+    let model = build(&mut Component::named("mmoe"), &spec, &mut store)?;
+    let pooled = Var::from_tensor(&random((ROWS, INPUT)))?;
+    let input = Input { pooled: pooled.as_tensor().clone(), sequences: Vec::new(), dense: random((ROWS, 0)) };
+    let seeds: Vec<Tensor> = (0..TASKS).map(|_| random((ROWS, 1))).collect();
+
+    let forward = |tap| model.forward(&input, &context(ROWS, tap)).expect("forward").logits;
+    let one_pass = time(|| {
+        let logits = forward(None);
+        let outputs: Vec<_> = logits.iter().zip(seeds.iter().cloned()).collect();
+        backward_from(&outputs).expect("backward");
+    });
+    let forward_only = time(|| drop(forward(None)));
+    let per_task = time(|| {
+        for (z, seed) in forward(None).iter().zip(&seeds) {
+            backward_from(&[(z, seed.clone())]).expect("backward");
+        }
+    });
+    let tapped = time(|| {
+        let tap = InputTap::new();
+        let logits = forward(Some(tap.clone()));
+        let mut parts = Vec::new();
+        for (z, seed) in logits.iter().zip(&seeds) {
+            backward_from(&[(z, seed.clone())]).expect("backward");
+            parts.push((1.0, tap.take()));
+        }
+        tap.backward(&parts).expect("backward of the input");
+    });
+    let plain = plain_mmoe(&pooled, &seeds)?;
+    println!("\nMMoE x[{ROWS}, {INPUT}], 4 experts [256, 128], {TASKS} towers [64]");
+    println!("forward                                {forward_only:>9.1}");
+    println!(
+        "forward, one backward                  {one_pass:>9.1}   plain candle {plain:.1}, {:.2} x",
+        plain / one_pass
+    );
+    println!("forward, {TASKS} backwards                   {per_task:>9.1}   {:.2} x one", per_task / one_pass);
+    println!("forward, {TASKS} backwards with a tap        {tapped:>9.1}   {:.2} x one", tapped / one_pass);
+    Ok(())
+}
+
+/// The same network in candle's operations, expert by expert: milliseconds of a forward and one backward.
+fn plain_mmoe(x: &Tensor, seeds: &[Tensor]) -> anyhow::Result<f64> {
+    let layer = |input, output| -> CandleResult<(Var, Var)> {
+        let weight = (random((input, output)) * 0.05)?;
+        Ok((Var::from_tensor(&weight)?, Var::zeros(output, DType::F32, &Device::Cpu)?))
+    };
+    let layers = |widths: [usize; 3], count: usize| -> CandleResult<Vec<[(Var, Var); 2]>> {
+        (0..count).map(|_| Ok([layer(widths[0], widths[1])?, layer(widths[1], widths[2])?])).collect()
+    };
+    let experts = layers([INPUT, 256, 128], 4)?;
+    let towers = layers([128, 64, 1], TASKS)?;
+    let gates = (0..TASKS).map(|_| layer(INPUT, 4)).collect::<CandleResult<Vec<_>>>()?;
+    let step = || -> CandleResult<()> {
+        let expert = |[a, b]: &[(Var, Var); 2]| plain_linear(&plain_linear(x, &a.0, &a.1)?, &b.0, &b.1);
+        let experts = Tensor::stack(&experts.iter().map(expert).collect::<CandleResult<Vec<_>>>()?, 1)?;
+        let mut logits = Vec::new();
+        for ((weight, bias), [a, b]) in gates.iter().zip(&towers) {
+            let scores = x.matmul(weight)?.broadcast_add(bias)?.exp()?;
+            let gate = scores.broadcast_div(&scores.sum_keepdim(1)?)?.unsqueeze(2)?;
+            let mixed = experts.broadcast_mul(&gate)?.sum(1)?;
+            logits.push(plain_linear(&mixed, &a.0, &a.1)?.matmul(&b.0)?.broadcast_add(&b.1)?);
+        }
+        let terms =
+            logits.iter().zip(seeds).map(|(z, seed)| (z * seed)?.sum_all()).collect::<CandleResult<Vec<_>>>()?;
+        Tensor::stack(&terms, 0)?.sum_all()?.backward()?;
+        Ok(())
+    };
+    step()?;
+    Ok(time(|| step().expect("plain step")))
+}

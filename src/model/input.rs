@@ -1,0 +1,81 @@
+//! The model's input: pooled embeddings, attention-pooled sequences and dense features side by side.
+
+use super::{Input, InputSpec};
+use crate::error::{Error, Result};
+use crate::nn::{Context, attention_pool};
+use candle_core::Tensor;
+
+/// Concatenates everything a model reads into one row of numbers.
+#[derive(Debug, Clone)]
+pub struct InputLayer {
+    /// First column and width, in the pooled embeddings, of each sequence's query.
+    queries: Vec<(usize, usize)>,
+    dense_width: usize,
+    width: usize,
+}
+
+impl InputLayer {
+    /// Checks that `kind`, an architecture that reads no unpooled sequence, can use these features.
+    pub fn new(spec: &InputSpec, kind: &str) -> Result<Self> {
+        let mut queries = Vec::new();
+        for sequence in &spec.sequences {
+            let Some(target) = sequence.target else {
+                return Err(Error::job(format!("`{kind}` cannot use `{}` as an unpooled sequence", sequence.name))
+                    .at("key", "model.kind")
+                    .fix("give the feature `pooling: mean`, `sum` or `attention`, or choose a sequence model"));
+            };
+            let field = spec.fields.get(target);
+            let field = field.ok_or_else(|| Error::internal(format!("`{}` attends to no field", sequence.name)))?;
+            if field.width != sequence.dim {
+                let dims = format!("{} and {} numbers", sequence.dim, field.width);
+                return Err(Error::job(format!(
+                    "`{}` attends with `{}`, but their embeddings have {dims}",
+                    sequence.name, field.name
+                ))
+                .at("key", "features")
+                .fix("give both the same `dim`, or let them share a `table`"));
+            }
+            queries.push((field.start, field.width));
+        }
+        let pooled: usize = spec.fields.iter().map(|field| field.width).sum();
+        let attended: usize = queries.iter().map(|(_, width)| width).sum();
+        let width = pooled + attended + spec.dense_width;
+        if width == 0 {
+            return Err(Error::job("the model has no input").at("key", "features").fix("list at least one feature"));
+        }
+        Ok(Self { queries, dense_width: spec.dense_width, width })
+    }
+
+    /// Columns of the result.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// `[B, width]`: pooled, attended, dense. Only linear layers may read the result, because a context with a
+    /// tap cuts it off from the graph ([`crate::nn::InputTap`]).
+    pub fn forward(&self, input: &Input, context: &Context) -> Result<Tensor> {
+        let mut parts = Vec::new();
+        if input.pooled.dim(1)? > 0 {
+            parts.push(input.pooled.clone());
+        }
+        for (sequence, &(start, width)) in input.sequences.iter().zip(&self.queries) {
+            let query = input.pooled.narrow(1, start, width)?;
+            parts.push(attention_pool(&query, &sequence.values, &sequence.mask)?);
+        }
+        if self.dense_width > 0 {
+            parts.push(input.dense.clone());
+        }
+        let x = match parts.as_slice() {
+            [only] => only.clone(),
+            _ => Tensor::cat(&parts, 1)?,
+        };
+        let columns = x.dim(1)?;
+        if columns != self.width {
+            return Err(Error::internal(format!("the model was built for {} columns, not {columns}", self.width)));
+        }
+        match &context.tap {
+            Some(tap) => Ok(tap.cut(x)),
+            None => Ok(x),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Multi-gate mixture of experts (Ma et al., KDD 2018): h_k = Σ_e softmax(V_k x)_e f_e(x), ŷ_k = T_k(h_k).
+
+use super::parts::{Gate, Tower, at_least_one, last_width};
+use super::{Input, InputLayer, InputSpec, Model, Output};
+use crate::config::Component;
+use crate::error::Result;
+use crate::nn::{Activation, Context, Mlp, NormKind, ParamStore, Style, mix};
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+/// Options of `{kind: mmoe}` and `{kind: omoe}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// Number of experts. Default 4.
+    pub experts: usize,
+    /// Widths of each expert. Default [256, 128].
+    pub expert: Vec<usize>,
+    /// Hidden widths of a gate; none: one linear layer. Default [].
+    pub gate: Vec<usize>,
+    /// Hidden widths of each task's tower. Default [64].
+    pub tower: Vec<usize>,
+    /// Activation of hidden layers. Default `relu`.
+    pub activation: Activation,
+    /// Dropout rate of hidden layers. Default 0.
+    pub dropout: f64,
+    /// Normalisation of hidden layers. Default `none`.
+    pub norm: NormKind,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            experts: 4,
+            expert: vec![256, 128],
+            gate: Vec::new(),
+            tower: vec![64],
+            activation: Activation::Relu,
+            dropout: 0.0,
+            norm: NormKind::None,
+        }
+    }
+}
+
+/// Experts that all tasks share, mixed by gates. The experts are one stack of layers side by side
+/// ([`Mlp::grouped`]): their first layers are one matrix product.
+pub struct Mixture {
+    input: InputLayer,
+    experts: Mlp,
+    count: usize,
+    gates: Vec<Gate>,
+    towers: Vec<Tower>,
+}
+
+/// Builds the model and fills in the component's defaults.
+pub fn build(component: &mut Component, spec: &InputSpec, store: &mut ParamStore) -> Result<Box<dyn Model>> {
+    Ok(Box::new(Mixture::build(component, spec, store, &spec.tasks)?))
+}
+
+impl Mixture {
+    /// A mixture with one gate per name: a gate for each task, or one for all.
+    pub(super) fn build(
+        component: &mut Component,
+        spec: &InputSpec,
+        store: &mut ParamStore,
+        gates: &[String],
+    ) -> Result<Self> {
+        let options: Options = component.options("model")?;
+        component.resolve(&options)?;
+        at_least_one(options.experts, "experts")?;
+        let style = Style::new(options.activation, options.dropout, options.norm)?;
+        let input = InputLayer::new(spec, &component.kind)?;
+        let (x, width) = (input.width(), last_width(&options.expert, "expert")?);
+        let experts = Mlp::grouped(store.builder().at("experts"), options.experts, x, &options.expert, style)?;
+        let gate = |name| Gate::new(store.builder().at("gates").at(name), x, &options.gate, options.experts, style);
+        let gates = gates.iter().map(gate).collect::<Result<_>>()?;
+        let towers = Tower::per_task(store.builder(), spec, width, &options.tower, style)?;
+        Ok(Self { input, experts, count: options.experts, gates, towers })
+    }
+}
+
+impl Model for Mixture {
+    fn forward(&self, input: &Input, context: &Context) -> Result<Output> {
+        let x = self.input.forward(input, context)?;
+        let experts = self.experts.forward(&x, context)?;
+        let mixed = |gate: &Gate| mix(&gate.forward(&x, context)?, &experts, self.count, 0);
+        let mixed: Vec<Tensor> = self.gates.iter().map(mixed).collect::<Result<_>>()?;
+        // With a single gate every tower reads the same mixture.
+        let of_tasks = self.towers.iter().zip(mixed.iter().cycle());
+        let logits = of_tasks.map(|(tower, h)| tower.forward(h, context)).collect::<Result<_>>()?;
+        Ok(Output { logits, representation: vec![experts] })
+    }
+}

@@ -1,0 +1,63 @@
+//! The architectures by name.
+
+use super::{InputSpec, Model, cgc, mmoe, omoe, ple, shared_bottom};
+use crate::config::Component;
+use crate::error::{Error, Result};
+use crate::nn::ParamStore;
+
+/// Registers a model's parameters in the store, writes the resolved options into the component and returns
+/// the model.
+type Build = fn(&mut Component, &InputSpec, &mut ParamStore) -> Result<Box<dyn Model>>;
+
+/// Kinds in alphabetical order.
+const KINDS: &[(&str, Build)] = &[
+    ("cgc", cgc::build),
+    ("mmoe", mmoe::build),
+    ("omoe", omoe::build),
+    ("ple", ple::build),
+    ("shared_bottom", shared_bottom::build),
+];
+
+/// Builds the architecture that `component` (the job's `model:`) names for this input. Fills the component's
+/// options with all defaults, for the resolved job.
+pub fn build(component: &mut Component, spec: &InputSpec, store: &mut ParamStore) -> Result<Box<dyn Model>> {
+    match KINDS.iter().find(|(kind, _)| *kind == component.kind) {
+        Some((_, build)) => build(component, spec, store),
+        None => Err(unknown(&component.kind)),
+    }
+}
+
+fn unknown(kind: &str) -> Error {
+    let names: Vec<&str> = KINDS.iter().map(|(name, _)| *name).collect();
+    let near = |name: &&&str| strsim::jaro_winkler(name, kind) > 0.75;
+    let closest = names.iter().max_by(|a, b| strsim::jaro_winkler(a, kind).total_cmp(&strsim::jaro_winkler(b, kind)));
+    let list = names.join(", ");
+    let fix = match closest.filter(near) {
+        Some(name) => format!("did you mean `{name}`? There are {list}"),
+        None => format!("choose one of {list}"),
+    };
+    Error::job(format!("no architecture is called `{kind}`")).at("key", "model.kind").fix(fix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_kind_names_the_nearest_and_all() {
+        let spec = InputSpec::default();
+        let error = |kind: &str| {
+            let built = build(&mut Component::named(kind), &spec, &mut ParamStore::new(0));
+            built.err().unwrap().to_string()
+        };
+        let message = error("mmeo");
+        assert!(message.contains("`mmeo`") && message.contains("did you mean `mmoe`?"), "{message}");
+        assert!(message.contains("shared_bottom"), "{message}");
+        assert!(error("transformer").contains("choose one of cgc, mmoe"));
+    }
+
+    #[test]
+    fn kinds_are_in_order() {
+        assert!(KINDS.is_sorted_by_key(|(kind, _)| *kind));
+    }
+}

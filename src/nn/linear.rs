@@ -1,0 +1,315 @@
+//! y = act(x · W + b) as one operation with its own backward.
+//!
+//! ```text
+//! x  [rows, G · in]     G blocks of columns, one for each group (expert); G = 1 is the plain layer
+//! W  [G, in, out]       (plain: [in, out]); row-major, so that all three products below read rows
+//! b  [G · out]
+//! y  [rows, G · out]    y_g = act(x_g · W_g + b_g)
+//!
+//! dz = dy ⊙ act'        dx_g = dz_g · W_gᵀ        dW_g = x_gᵀ · dz_g        db = column sums of dz
+//! ```
+//!
+//! The experts of a mixture are one plain layer whose columns are the experts' first layers side by side,
+//! then grouped layers: their outputs stay side by side and nothing is copied between layers.
+
+use super::activation::Activation;
+use super::floats::{self, Floats, slice};
+use super::gemm::{Matrix, multiply};
+use super::{Builder, Context, Init, InputTap, parallel};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use std::sync::OnceLock;
+
+/// A linear layer, or G of them side by side, with activation.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weight: Tensor,
+    bias: Tensor,
+    groups: usize,
+    activation: Activation,
+}
+
+impl Linear {
+    /// A layer from `input` to `output` columns. Weights and biases start as in PyTorch ([`Init::fan_in`]).
+    pub fn new(builder: Builder, input: usize, output: usize, activation: Activation) -> crate::Result<Self> {
+        Self::build(builder, 1, &[input, output], activation)
+    }
+
+    /// `groups` layers, each from its own `input` to its own `output` columns.
+    pub fn grouped(
+        builder: Builder,
+        groups: usize,
+        input: usize,
+        output: usize,
+        activation: Activation,
+    ) -> crate::Result<Self> {
+        match groups {
+            1 => Self::new(builder, input, output, activation),
+            _ => Self::build(builder, groups, &[groups, input, output], activation),
+        }
+    }
+
+    fn build(mut builder: Builder, groups: usize, shape: &[usize], activation: Activation) -> crate::Result<Self> {
+        let (input, output) = (shape[shape.len() - 2], shape[shape.len() - 1]);
+        let init = Init::fan_in(input);
+        let weight = builder.param("weight", shape, init)?;
+        let bias = builder.param("bias", &[groups * output], init)?;
+        Ok(Self { weight, bias, groups, activation })
+    }
+
+    /// `[…, G · in]` → `[…, G · out]`.
+    pub fn forward(&self, x: &Tensor, context: &Context) -> crate::Result<Tensor> {
+        let tap = context.tap.clone().filter(|tap| tap.owns(x));
+        let op = Fused { groups: self.groups, activation: self.activation, tap, input: OnceLock::new() };
+        Ok(x.contiguous()?.apply_op3(&self.weight, &self.bias, op)?)
+    }
+}
+
+/// The operation on candle's graph.
+struct Fused {
+    groups: usize,
+    activation: Activation,
+    tap: Option<InputTap>,
+    /// z = x · W + b, kept where the derivative of the activation needs it.
+    input: OnceLock<Vec<f32>>,
+}
+
+/// Sizes of one call.
+#[derive(Clone, Copy)]
+struct Dims {
+    rows: usize,
+    groups: usize,
+    input: usize,
+    output: usize,
+}
+
+impl Dims {
+    fn x(self) -> usize {
+        self.groups * self.input
+    }
+
+    fn y(self) -> usize {
+        self.groups * self.output
+    }
+
+    fn group<'a>(self, values: &'a [f32], group: usize, width: usize) -> Matrix<'a> {
+        Matrix::new(&values[group * width..], self.rows, width, self.groups * width)
+    }
+
+    fn weight<'a>(self, values: &'a [f32], group: usize) -> Matrix<'a> {
+        let size = self.input * self.output;
+        Matrix::new(&values[group * size..(group + 1) * size], self.input, self.output, self.output)
+    }
+}
+
+impl Fused {
+    fn dims(&self, x: &[usize], weight: &[usize]) -> Result<Dims> {
+        let (rows, width) = floats::rows_of(x);
+        let (input, output) = match weight {
+            [input, output] if self.groups == 1 => (*input, *output),
+            [groups, input, output] if *groups == self.groups => (*input, *output),
+            _ => return Err(candle_core::Error::Msg(format!("{} groups with weights {weight:?}", self.groups))),
+        };
+        if width != self.groups * input {
+            return Err(candle_core::Error::Msg(format!("a linear layer {weight:?} was given {width} columns")));
+        }
+        Ok(Dims { rows, groups: self.groups, input, output })
+    }
+
+    /// dz = dy ⊙ act', without a copy where that is dy itself.
+    fn activation_gradient(&self, y: &Tensor, dy: &Tensor, width: usize) -> Result<Tensor> {
+        let dy = dy.contiguous()?;
+        if self.activation == Activation::None {
+            return Ok(dy);
+        }
+        let held = Floats::of(y)?;
+        let saved: &[f32] = if self.activation.needs_input() { self.input.get().map_or(&[], |z| z) } else { &held };
+        let mut dz = Floats::of(&dy)?.to_vec();
+        parallel::rows(&mut dz, width, |row, dz| {
+            self.activation.backward(&saved[row * width..(row + 1) * width], dz);
+        });
+        floats::tensor(dz, dy.dims())
+    }
+}
+
+impl CustomOp3 for Fused {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let dims = self.dims(x_layout.dims(), weight_layout.dims())?;
+        let (x, weight, bias) = (slice(x, x_layout)?, slice(weight, weight_layout)?, slice(bias, bias_layout)?);
+        let mut y = vec![0.0; dims.rows * dims.y()];
+        for group in 0..dims.groups {
+            let out = y.get_mut(group * dims.output..).unwrap_or_default();
+            multiply(out, dims.y(), dims.group(x, group, dims.input), dims.weight(weight, group));
+        }
+        let add_bias = |row: &mut [f32]| row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+        if self.activation.needs_input() {
+            parallel::rows(&mut y, dims.y(), |_, row| add_bias(row));
+            let z = self.input.get_or_init(|| y.clone());
+            debug_assert_eq!(z.len(), y.len());
+            parallel::rows(&mut y, dims.y(), |_, row| self.activation.forward(row));
+        } else {
+            parallel::rows(&mut y, dims.y(), |_, row| {
+                add_bias(row);
+                self.activation.forward(row);
+            });
+        }
+        let mut shape = x_layout.dims().to_vec();
+        shape.pop();
+        shape.push(dims.y());
+        floats::stored(y, shape)
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        y: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let dims = self.dims(x.dims(), weight.dims())?;
+        let dz = self.activation_gradient(y, dy, dims.y())?;
+        if let Some(tap) = &self.tap {
+            tap.leave(weight, &dz);
+        }
+        let dz = Floats::of(&dz)?;
+        let dx = if x.track_op() { Some(input_gradient(dims, &dz, x, weight)?) } else { None };
+        let dw = weight_gradient(dims, &dz, x, weight)?;
+        let db = parallel::sums(dims.rows, dims.y(), dz.len(), |row, sums: &mut [f32]| {
+            sums.iter_mut().zip(&dz[row * dims.y()..]).for_each(|(sum, &value)| *sum += value);
+        });
+        Ok((dx, Some(dw), Some(floats::tensor(db, bias.dims())?)))
+    }
+}
+
+fn input_gradient(dims: Dims, dz: &[f32], x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let weight = Floats::of(weight)?;
+    let mut dx = vec![0.0; dims.rows * dims.x()];
+    for group in 0..dims.groups {
+        let out = dx.get_mut(group * dims.input..).unwrap_or_default();
+        multiply(out, dims.x(), dims.group(dz, group, dims.output), dims.weight(&weight, group).t());
+    }
+    floats::tensor(dx, x.dims())
+}
+
+fn weight_gradient(dims: Dims, dz: &[f32], x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let x = Floats::of(x)?;
+    let mut dw = vec![0.0; dims.groups * dims.input * dims.output];
+    for (group, dw) in dw.chunks_mut((dims.input * dims.output).max(1)).enumerate() {
+        let (x, dz) = (dims.group(&x, group, dims.input), dims.group(dz, group, dims.output));
+        multiply(dw, dims.output, x.t(), dz);
+    }
+    floats::tensor(dw, weight.dims())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::activation::ALL;
+    use super::super::testing::{check_gradients, check_matches, context, random};
+    use super::*;
+
+    fn fused(groups: usize, activation: Activation) -> impl Fn(&[Tensor]) -> Result<Tensor> {
+        move |t| {
+            let op = Fused { groups, activation, tap: None, input: OnceLock::new() };
+            t[0].contiguous()?.apply_op3(&t[1], &t[2], op)
+        }
+    }
+
+    fn plain_activation(activation: Activation, z: &Tensor) -> Result<Tensor> {
+        match activation {
+            Activation::None => Ok(z.clone()),
+            Activation::Relu => z.relu(),
+            Activation::Gelu => z.gelu_erf(),
+            Activation::Tanh => z.tanh(),
+            Activation::Sigmoid => (z.neg()?.exp()? + 1.0)?.recip(),
+            Activation::LeakyRelu => z.relu()? - (z.neg()?.relu()? * 0.01)?,
+            Activation::Silu => z.silu(),
+        }
+    }
+
+    /// Group by group with candle's own operations.
+    fn plain(groups: usize, activation: Activation) -> impl Fn(&[Tensor]) -> Result<Tensor> {
+        move |t| {
+            let (input, output) = (t[0].dim(1)? / groups, t[2].dim(0)? / groups);
+            let weight = t[1].reshape((groups, input, output))?;
+            let outputs: Vec<Tensor> = (0..groups)
+                .map(|g| {
+                    let x = t[0].narrow(1, g * input, input)?;
+                    let z = x.matmul(&weight.get(g)?)?.broadcast_add(&t[2].narrow(0, g * output, output)?)?;
+                    plain_activation(activation, &z)
+                })
+                .collect::<Result<_>>()?;
+            Tensor::cat(&outputs, 1)
+        }
+    }
+
+    fn inputs(rows: usize, groups: usize, input: usize, output: usize) -> Vec<Tensor> {
+        let weight: &[usize] = if groups == 1 { &[input, output] } else { &[groups, input, output] };
+        vec![random(&[rows, groups * input], 1), random(weight, 2), random(&[groups * output], 3)]
+    }
+
+    #[test]
+    fn gradients_match_finite_differences() {
+        for activation in ALL {
+            for (rows, groups, input, output) in [(1, 1, 1, 1), (7, 1, 5, 3), (1, 3, 2, 1), (6, 2, 3, 4)] {
+                check_gradients(&inputs(rows, groups, input, output), fused(groups, activation));
+            }
+        }
+    }
+
+    #[test]
+    fn values_and_gradients_match_plain_operations() {
+        for activation in ALL {
+            for (rows, groups, input, output) in [(1, 1, 1, 1), (33, 1, 17, 9), (5, 4, 3, 1), (300, 2, 31, 64)] {
+                let tensors = inputs(rows, groups, input, output);
+                check_matches(&tensors, fused(groups, activation), plain(groups, activation));
+            }
+        }
+    }
+
+    #[test]
+    fn a_strided_input_is_read_in_its_own_order() {
+        let transposed = |t: &[Tensor]| vec![t[0].t().unwrap(), t[1].clone(), t[2].clone()];
+        let tensors = [random(&[4, 6], 1), random(&[4, 3], 2), random(&[3], 3)];
+        check_matches(
+            &tensors,
+            |t| fused(1, Activation::Tanh)(&transposed(t)),
+            |t| plain(1, Activation::Tanh)(&transposed(t)),
+        );
+    }
+
+    #[test]
+    fn an_input_of_rank_three_keeps_its_outer_dimensions() {
+        let y = fused(1, Activation::None)(&[random(&[2, 5, 4], 1), random(&[4, 3], 2), random(&[3], 3)]).unwrap();
+        assert_eq!(y.dims(), [2, 5, 3]);
+    }
+
+    #[test]
+    fn the_gradient_of_a_constant_input_is_not_computed() {
+        let mut store = super::super::ParamStore::new(1);
+        let layer = Linear::new(store.builder().at("layer"), 3, 2, Activation::Relu).unwrap();
+        let x = random(&[4, 3], 5);
+        let y = layer.forward(&x, &context(true, 4)).unwrap();
+        let gradients = y.sum_all().unwrap().backward().unwrap();
+        assert!(gradients.get(&x).is_none());
+        assert!(store.vars().iter().all(|var| gradients.get(var).is_some()));
+    }
+
+    #[test]
+    fn a_wrong_width_is_an_error() {
+        let tensors = [random(&[4, 5], 1), random(&[4, 3], 2), random(&[3], 3)];
+        let error = fused(1, Activation::None)(&tensors).unwrap_err().to_string();
+        assert!(error.contains("5 columns"), "{error}");
+    }
+}

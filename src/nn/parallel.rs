@@ -1,0 +1,109 @@
+//! Loops over rows on all threads of the rank, with the same bits on any number of them.
+//!
+//! Rows are cut into blocks of a fixed size, never into one piece per thread: an element-wise result does
+//! not depend on the cut, and a sum adds its blocks in order.
+
+use rayon::prelude::*;
+
+/// Rows of a block.
+const BLOCK_ROWS: usize = 128;
+/// Below this many numbers a loop is faster on one thread than the threads are to wake.
+const SMALL: usize = 1 << 15;
+
+/// Calls `f(row, row of out)` for every row of the matrix `out` of `width` columns.
+pub(crate) fn rows(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+    let width = width.max(1);
+    let block = |index: usize, rows: &mut [f32]| {
+        for (i, row) in rows.chunks_mut(width).enumerate() {
+            f(index * BLOCK_ROWS + i, row);
+        }
+    };
+    if out.len() < SMALL {
+        out.chunks_mut(width * BLOCK_ROWS).enumerate().for_each(|(i, rows)| block(i, rows));
+    } else {
+        out.par_chunks_mut(width * BLOCK_ROWS).enumerate().for_each(|(i, rows)| block(i, rows));
+    }
+}
+
+/// [`rows`] over two matrices with the same number of rows and `width.0` and `width.1` columns.
+pub(crate) fn row_pairs(
+    first: &mut [f32],
+    second: &mut [f32],
+    width: (usize, usize),
+    f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+) {
+    let width = (width.0.max(1), width.1.max(1));
+    debug_assert_eq!(first.len() / width.0, second.len() / width.1);
+    let block = |index: usize, first: &mut [f32], second: &mut [f32]| {
+        for (i, (a, b)) in first.chunks_mut(width.0).zip(second.chunks_mut(width.1)).enumerate() {
+            f(index * BLOCK_ROWS + i, a, b);
+        }
+    };
+    let (size_a, size_b) = (width.0 * BLOCK_ROWS, width.1 * BLOCK_ROWS);
+    if first.len() + second.len() < SMALL {
+        let blocks = first.chunks_mut(size_a).zip(second.chunks_mut(size_b)).enumerate();
+        blocks.for_each(|(i, (a, b))| block(i, a, b));
+    } else {
+        let blocks = first.par_chunks_mut(size_a).zip(second.par_chunks_mut(size_b)).enumerate();
+        blocks.for_each(|(i, (a, b))| block(i, a, b));
+    }
+}
+
+/// Sums `width` numbers over `rows` rows: `f(row, sums)` adds one row. `work` is the number of floats
+/// read, which decides whether threads are worth it.
+pub(crate) fn sums<T>(rows: usize, width: usize, work: usize, f: impl Fn(usize, &mut [T]) + Sync) -> Vec<T>
+where
+    T: Copy + Default + Send + std::ops::AddAssign,
+{
+    let block = |index: usize| {
+        let mut sums = vec![T::default(); width];
+        for row in index * BLOCK_ROWS..rows.min((index + 1) * BLOCK_ROWS) {
+            f(row, &mut sums);
+        }
+        sums
+    };
+    let blocks = rows.div_ceil(BLOCK_ROWS);
+    let partial: Vec<Vec<T>> =
+        if work < SMALL { (0..blocks).map(block).collect() } else { (0..blocks).into_par_iter().map(block).collect() };
+    let mut total = vec![T::default(); width];
+    for part in &partial {
+        for (sum, &value) in total.iter_mut().zip(part) {
+            *sum += value;
+        }
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_visited_once_with_its_index() {
+        for (count, width) in [(0, 3), (1, 1), (129, 5), (1000, 40)] {
+            let mut out = vec![-1.0; count * width];
+            rows(&mut out, width, |row, out| out.fill(row as f32));
+            assert!(out.iter().enumerate().all(|(i, &v)| v == (i / width) as f32), "{count} x {width}");
+
+            let mut other = vec![0.0; count * 2];
+            row_pairs(&mut out, &mut other, (width, 2), |row, a, b| {
+                a.fill(0.0);
+                b.fill(row as f32);
+            });
+            assert!(other.iter().enumerate().all(|(i, &v)| v == (i / 2) as f32), "{count} x {width}");
+        }
+    }
+
+    #[test]
+    fn sums_have_the_same_bits_on_one_thread_and_on_many() {
+        let values: Vec<f32> = (0..300 * 7).map(|i| (i as f32 * 0.37).sin()).collect();
+        let add = |row: usize, sums: &mut [f32]| {
+            for (sum, &value) in sums.iter_mut().zip(&values[row * 7..]) {
+                *sum += value;
+            }
+        };
+        assert_eq!(sums(300, 7, 0, add), sums(300, 7, usize::MAX, add));
+        let total: f32 = sums(300, 7, 0, add).iter().sum();
+        assert!((total - values.iter().sum::<f32>()).abs() < 1e-2);
+    }
+}
