@@ -1,12 +1,25 @@
 //! Balancing methods: from the tasks' losses or the Gram matrix of their *global* gradients to one
 //! weight per task.
 //!
-//! A method is one file with a struct, its options and a line in [`registry`]. It computes in float64
+//! A method is one file with a struct, its options and a line in [`REGISTRY`]. It computes in float64
 //! from numbers that are the same bits on every rank, so every rank finds the same weights without
-//! another message.
+//! another message. For the same reason nothing here calls a library that picks its arithmetic by the
+//! CPU it runs on: ranks may sit on different machines.
+//!
+//! Rules that all methods keep: a task with no labelled row in the batch (`present` false) has weight 0 and
+//! the others are weighted as if it did not exist; a single task has weight 1; weights are finite for any
+//! positive semi-definite Gram matrix, of any rank and scale.
 
-use crate::config::Component;
-use crate::error::Result;
+mod cagrad;
+pub mod gram;
+mod mgda;
+mod pcgrad;
+mod solvers;
+mod uncertainty;
+mod uniform;
+
+use crate::config::{Component, unknown_name};
+use crate::error::{Error, Result};
 
 /// What a method needs the step to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,12 +46,45 @@ pub struct Signal<'a> {
     pub seed: u64,
 }
 
+impl Signal<'_> {
+    /// Indices of the tasks that take part.
+    fn present(&self) -> Vec<usize> {
+        (0..self.present.len()).filter(|&k| self.present[k]).collect()
+    }
+
+    /// Refuses numbers that no method can use.
+    ///
+    /// # Errors
+    /// A loss or an element of the Gram matrix is not finite; names the task by its index.
+    fn check(&self, needs: Needs) -> Result<()> {
+        let tasks = self.present.len();
+        debug_assert_eq!(self.losses.len(), tasks);
+        let at = |error: Error, task: usize| Err(error.at("step", self.step).at("task index", task));
+        for task in self.present() {
+            if !self.losses[task].is_finite() {
+                return at(Error::numeric(format!("the loss is {}", self.losses[task])), task);
+            }
+        }
+        if needs == Needs::Gram {
+            debug_assert_eq!(self.gram.len(), tasks * tasks);
+            if let Some(bad) = self.gram.iter().position(|g| !g.is_finite()) {
+                let what = format!("the product of two tasks' gradients is {}", self.gram[bad]);
+                return at(Error::numeric(what), bad / tasks);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A balancing method.
-pub trait Balancer {
+pub trait Balancer: std::fmt::Debug {
     /// What it needs.
     fn needs(&self) -> Needs;
 
     /// The weight of each task for this step; the update direction is Σ w_k g_k. Advances the state.
+    ///
+    /// # Errors
+    /// A loss or a gradient that is not finite.
     fn weights(&mut self, signal: &Signal) -> Result<Vec<f64>>;
 
     /// Everything that a resumed run needs, as plain numbers.
@@ -47,7 +93,58 @@ pub trait Balancer {
     }
 
     /// Restores what [`Balancer::state`] returned.
-    fn restore(&mut self, _state: &[f64]) -> Result<()> {
-        Ok(())
+    ///
+    /// # Errors
+    /// A state of another length: the checkpoint is of another job.
+    fn restore(&mut self, state: &[f64]) -> Result<()> {
+        restore_exactly(&mut [], state)
     }
 }
+
+/// Place of the component in the job, for messages.
+const KEY: &str = "balance";
+
+type Build = fn(&mut Component, usize) -> Result<Box<dyn Balancer>>;
+
+/// Every method by name.
+const REGISTRY: &[(&str, Build)] = &[
+    ("uniform", uniform::build),
+    ("uncertainty", uncertainty::build),
+    ("mgda", mgda::build),
+    ("pcgrad", pcgrad::build),
+    ("cagrad", cagrad::build),
+];
+
+/// Names of all methods.
+pub fn kinds() -> Vec<&'static str> {
+    REGISTRY.iter().map(|(name, _)| *name).collect()
+}
+
+/// Builds the method named by `balance` for `tasks` tasks and fills all defaults into `component`.
+///
+/// # Errors
+/// An unknown kind or option, or a value out of range: an error of the job.
+pub fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
+    match REGISTRY.iter().find(|(name, _)| *name == component.kind) {
+        Some((_, build)) => build(component, tasks),
+        None => Err(unknown_name("balancing method", &component.kind, &kinds()).at("key", format!("{KEY}.kind"))),
+    }
+}
+
+/// Copies a saved state over `own`, if it is as long.
+fn restore_exactly(own: &mut [f64], saved: &[f64]) -> Result<()> {
+    if own.len() != saved.len() {
+        let what = format!("the balancing method has {} numbers of state, the checkpoint {}", own.len(), saved.len());
+        return Err(
+            Error::checkpoint(what).fix("resume with the `balance:` and the tasks that the checkpoint was made with")
+        );
+    }
+    own.copy_from_slice(saved);
+    Ok(())
+}
+
+#[cfg(test)]
+mod testing;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,180 @@
+//! The Gram matrix G = J Jᵀ of the tasks' gradients, and what is read from it.
+//!
+//! Each rank holds one slice of every task's *globally summed* gradient; [`partial`] is its share, and the
+//! sum over ranks is G. (The mean of Grams of unsummed gradients is not: it adds the noise of each rank's
+//! rows to the diagonal.)
+
+use rayon::prelude::*;
+
+/// Elements of a slice that one thread takes at a time. Fixed, so that the order of additions does not depend
+/// on the number of threads.
+const BLOCK: usize = 1 << 14;
+
+/// Row-major K × K matrix of ⟨g_k, g_l⟩ over one slice of K gradients of equal length, in float64.
+pub fn partial(gradients: &[&[f32]]) -> Vec<f64> {
+    let tasks = gradients.len();
+    let len = gradients.first().map_or(0, |g| g.len());
+    debug_assert!(gradients.iter().all(|g| g.len() == len));
+    let blocks: Vec<Vec<f64>> = (0..len.div_ceil(BLOCK))
+        .into_par_iter()
+        .map(|block| {
+            let range = block * BLOCK..((block + 1) * BLOCK).min(len);
+            let mut products = Vec::with_capacity(tasks * (tasks + 1) / 2);
+            for k in 0..tasks {
+                for l in 0..=k {
+                    products.push(dot(&gradients[k][range.clone()], &gradients[l][range.clone()]));
+                }
+            }
+            products
+        })
+        .collect();
+    let mut gram = vec![0.0; tasks * tasks];
+    for products in &blocks {
+        let mut products = products.iter();
+        for k in 0..tasks {
+            for (l, product) in (0..=k).zip(products.by_ref()) {
+                gram[k * tasks + l] += product;
+            }
+        }
+    }
+    for k in 0..tasks {
+        for l in 0..k {
+            gram[l * tasks + k] = gram[k * tasks + l];
+        }
+    }
+    gram
+}
+
+/// ⟨a, b⟩ in float64, in a fixed order.
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    // Eight sums side by side, so that the compiler can use vectors without changing the order.
+    let mut lanes = [0.0f64; 8];
+    let (a, b) = (a.chunks_exact(8), b.chunks_exact(8));
+    let rest: f64 = a.remainder().iter().zip(b.remainder()).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum();
+    for (a, b) in a.zip(b) {
+        for ((sum, &x), &y) in lanes.iter_mut().zip(a).zip(b) {
+            *sum += f64::from(x) * f64::from(y);
+        }
+    }
+    lanes.iter().sum::<f64>() + rest
+}
+
+/// ‖g_k‖ of each task.
+pub fn norms(gram: &[f64], tasks: usize) -> Vec<f64> {
+    (0..tasks).map(|k| gram[k * tasks + k].max(0.0).sqrt()).collect()
+}
+
+/// Row-major K × K cosines between the gradients, in [−1, 1]; a zero gradient has cosine 0 with all, and with
+/// itself.
+pub fn cosines(gram: &[f64], tasks: usize) -> Vec<f64> {
+    let norms = norms(gram, tasks);
+    let mut cosines = vec![0.0; tasks * tasks];
+    for k in (0..tasks).filter(|&k| norms[k] > 0.0) {
+        cosines[k * tasks + k] = 1.0;
+        for l in (0..tasks).filter(|&l| l != k && norms[l] > 0.0) {
+            // Divided one after the other: the product of the norms may overflow or vanish.
+            cosines[k * tasks + l] = (gram[k * tasks + l] / norms[k] / norms[l]).clamp(-1.0, 1.0);
+        }
+    }
+    cosines
+}
+
+/// ‖Σ w_k g_k‖ for the gradients whose Gram matrix is `gram`.
+pub fn combined_norm(gram: &[f64], weights: &[f64]) -> f64 {
+    let tasks = weights.len();
+    let rows = (0..tasks).map(|k| weights[k] * (0..tasks).map(|l| gram[k * tasks + l] * weights[l]).sum::<f64>());
+    rows.sum::<f64>().max(0.0).sqrt()
+}
+
+/// A Gram matrix without its scale: norms and cosines of some of the tasks. Methods work on unit gradients
+/// u_k = g_k/‖g_k‖, so that tasks whose gradients differ by many orders of magnitude stay well conditioned.
+pub(super) struct Scaled {
+    /// ‖g_k‖ of each chosen task.
+    pub norms: Vec<f64>,
+    /// Row-major cosines between the chosen tasks.
+    pub cosines: Vec<f64>,
+}
+
+impl Scaled {
+    /// The rows and columns `chosen` of a `tasks × tasks` Gram matrix.
+    pub fn new(gram: &[f64], tasks: usize, chosen: &[usize]) -> Self {
+        let part: Vec<f64> = chosen.iter().flat_map(|&k| chosen.iter().map(move |&l| gram[k * tasks + l])).collect();
+        Self { norms: norms(&part, chosen.len()), cosines: cosines(&part, chosen.len()) }
+    }
+
+    /// The cosines with a ridge of 1e-12 on a unit diagonal: positive definite, which makes the minimiser
+    /// unique (equal gradients share equally) at the price of 1e-12 in the optimality conditions.
+    pub fn ridged(&self) -> Vec<f64> {
+        let n = self.norms.len();
+        let mut matrix = self.cosines.clone();
+        for k in 0..n {
+            matrix[k * n + k] = 1.0 + 1e-12;
+        }
+        matrix
+    }
+
+    /// ⟨u_k, Σ y_l u_l⟩ for every k.
+    pub fn times(&self, y: &[f64]) -> Vec<f64> {
+        let rows = self.cosines.chunks_exact(self.norms.len().max(1));
+        rows.map(|row| row.iter().zip(y).map(|(c, y)| c * y).sum()).collect()
+    }
+
+    /// ‖Σ y_k u_k‖.
+    pub fn norm(&self, y: &[f64]) -> f64 {
+        self.times(y).iter().zip(y).map(|(c, y)| c * y).sum::<f64>().max(0.0).sqrt()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random;
+
+    fn draw(tasks: u64, len: u64) -> Vec<Vec<f32>> {
+        (0..tasks).map(|k| (0..len).map(|i| (random::unit(3, &[k, i]) - 0.4) as f32).collect()).collect()
+    }
+
+    #[test]
+    fn partial_grams_are_the_plain_products_and_add_up_over_slices() {
+        for len in [0, 1, 7, 8, 100, BLOCK as u64, 2 * BLOCK as u64 + 13] {
+            let gradients = draw(3, len);
+            let slices: Vec<&[f32]> = gradients.iter().map(Vec::as_slice).collect();
+            let gram = partial(&slices);
+            let cut = len as usize / 3;
+            let heads = partial(&slices.iter().map(|s| &s[..cut]).collect::<Vec<_>>());
+            let tails = partial(&slices.iter().map(|s| &s[cut..]).collect::<Vec<_>>());
+            for k in 0..3 {
+                for l in 0..3 {
+                    let plain: f64 = slices[k].iter().zip(slices[l]).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+                    let i = k * 3 + l;
+                    assert!((gram[i] - plain).abs() < 1e-9 * (1.0 + plain.abs()));
+                    assert!((heads[i] + tails[i] - plain).abs() < 1e-9 * (1.0 + plain.abs()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_number_of_threads_does_not_change_a_bit() {
+        let gradients = draw(2, 5 * BLOCK as u64 + 1);
+        let slices: Vec<&[f32]> = gradients.iter().map(Vec::as_slice).collect();
+        let with = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        assert_eq!(with(1).install(|| partial(&slices)), with(3).install(|| partial(&slices)));
+    }
+
+    #[test]
+    fn cosines_are_bounded_and_zero_gradients_have_none() {
+        let gram = [4.0, 6.1, 0.0, 6.1, 9.0, 0.0, 0.0, 0.0, 0.0];
+        assert_eq!(cosines(&gram, 3), [1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]);
+        assert_eq!(norms(&gram, 3), [2.0, 3.0, 0.0]);
+        // Norms whose product leaves the range of float64.
+        let tiny = [1e-320, 0.0, 0.0, 1e-320];
+        assert!(cosines(&tiny, 2).iter().all(|c| c.is_finite()));
+    }
+
+    #[test]
+    fn the_combined_norm_is_that_of_the_sum() {
+        // g = (1, 0) and (1, 2): 2g₁ − g₂ = (1, −2).
+        assert!((combined_norm(&[1.0, 1.0, 1.0, 5.0], &[2.0, -1.0]) - 5.0f64.sqrt()).abs() < 1e-15);
+    }
+}

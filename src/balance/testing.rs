@@ -1,0 +1,75 @@
+//! What the tests of every method share.
+
+use super::{Balancer, Signal, build};
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+use std::ops::RangeInclusive;
+
+/// A method from the YAML of its component.
+pub(super) fn method(job: &str, tasks: usize) -> Box<dyn Balancer> {
+    build(&mut serde_yaml::from_str(job).unwrap(), tasks).unwrap()
+}
+
+/// A signal of losses only.
+pub(super) fn of_losses<'a>(losses: &'a [f64], present: &'a [bool]) -> Signal<'a> {
+    Signal { losses, present, gram: &[], step: 0, seed: 1 }
+}
+
+/// A signal with a Gram matrix.
+pub(super) fn of_gram<'a>(gram: &'a [f64], losses: &'a [f64], present: &'a [bool]) -> Signal<'a> {
+    Signal { losses, present, gram, step: 0, seed: 1 }
+}
+
+/// Weights of a fresh method for a Gram matrix, all tasks present, all losses 1.
+pub(super) fn weights_of(job: &str, gram: &[f64], tasks: usize) -> Vec<f64> {
+    method(job, tasks).weights(&of_gram(gram, &vec![1.0; tasks], &vec![true; tasks])).unwrap()
+}
+
+/// J Jᵀ of gradients as rows.
+pub(super) fn gram_of(rows: &[Vec<f64>]) -> Vec<f64> {
+    rows.iter().flat_map(|a| rows.iter().map(move |b| a.iter().zip(b).map(|(x, y)| x * y).sum())).collect()
+}
+
+/// Jᵀw.
+pub(super) fn combine(rows: &[Vec<f64>], weights: &[f64]) -> Vec<f64> {
+    let mut sum = vec![0.0; rows[0].len()];
+    for (row, weight) in rows.iter().zip(weights) {
+        sum.iter_mut().zip(row).for_each(|(s, x)| *s += weight * x);
+    }
+    sum
+}
+
+/// Property tests draw the same cases on every run.
+pub(super) fn fixed() -> ProptestConfig {
+    ProptestConfig { rng_seed: RngSeed::Fixed(17), failure_persistence: None, ..ProptestConfig::default() }
+}
+
+/// Gradients of random tasks in up to 6 dimensions (so often linearly dependent), some of them equal or
+/// opposite to another, each multiplied by 10^e with |e| ≤ `decades`.
+pub(super) fn scaled_rows(tasks: RangeInclusive<usize>, decades: i32) -> impl Strategy<Value = Vec<Vec<f64>>> {
+    (1usize..=6).prop_flat_map(move |dims| {
+        let row = (prop::collection::vec(-1.0f64..1.0, dims), -decades..=decades, 0usize..20);
+        prop::collection::vec(row, tasks.clone()).prop_map(|drawn| {
+            let mut rows: Vec<Vec<f64>> = Vec::new();
+            for (row, exponent, copy) in drawn {
+                let base = match copy {
+                    0 => rows.first().cloned().unwrap_or(row),
+                    1 => rows.first().map_or(row, |r| r.iter().map(|x| -x).collect()),
+                    _ => row,
+                };
+                let keep_scale = copy < 2 && !rows.is_empty();
+                let scale = if keep_scale { 1.0 } else { 10f64.powi(exponent) };
+                rows.push(base.iter().map(|x| x * scale).collect());
+            }
+            rows
+        })
+    })
+}
+
+/// Asserts that two vectors agree element by element.
+pub(super) fn assert_close(got: &[f64], want: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), want.len());
+    for (g, w) in got.iter().zip(want) {
+        assert!((g - w).abs() <= tolerance, "{got:?} is not {want:?}");
+    }
+}
