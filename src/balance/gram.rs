@@ -10,20 +10,18 @@ use rayon::prelude::*;
 /// on the number of threads.
 const BLOCK: usize = 1 << 14;
 
-/// Row-major K × K matrix of ⟨g_k, g_l⟩ over one slice of K gradients of equal length, in float64.
-pub fn partial(gradients: &[&[f32]]) -> Vec<f64> {
-    let tasks = gradients.len();
-    let len = gradients.first().map_or(0, |g| g.len());
-    debug_assert!(gradients.iter().all(|g| g.len() == len));
+/// Row-major K × K matrix of ⟨g_k, g_l⟩ in float64. `gradients` holds one slice of each of the `tasks` gradients,
+/// one after the other, all of one length.
+pub fn partial(gradients: &[f32], tasks: usize) -> Vec<f64> {
+    let len = gradients.len().checked_div(tasks).unwrap_or(0);
+    debug_assert_eq!(gradients.len(), len * tasks);
     let blocks: Vec<Vec<f64>> = (0..len.div_ceil(BLOCK))
         .into_par_iter()
         .map(|block| {
-            let range = block * BLOCK..((block + 1) * BLOCK).min(len);
+            let of = |task: usize| &gradients[task * len + block * BLOCK..task * len + ((block + 1) * BLOCK).min(len)];
             let mut products = Vec::with_capacity(tasks * (tasks + 1) / 2);
             for k in 0..tasks {
-                for l in 0..=k {
-                    products.push(dot(&gradients[k][range.clone()], &gradients[l][range.clone()]));
-                }
+                products.extend((0..=k).map(|l| dot(of(k), of(l))));
             }
             products
         })
@@ -79,11 +77,10 @@ pub fn cosines(gram: &[f64], tasks: usize) -> Vec<f64> {
     cosines
 }
 
-/// ‖Σ w_k g_k‖ for the gradients whose Gram matrix is `gram`.
-pub fn combined_norm(gram: &[f64], weights: &[f64]) -> f64 {
+/// wᵀGw = ‖Σ w_k g_k‖².
+pub fn quadratic(gram: &[f64], weights: &[f64]) -> f64 {
     let tasks = weights.len();
-    let rows = (0..tasks).map(|k| weights[k] * (0..tasks).map(|l| gram[k * tasks + l] * weights[l]).sum::<f64>());
-    rows.sum::<f64>().max(0.0).sqrt()
+    (0..tasks).map(|k| weights[k] * (0..tasks).map(|l| gram[k * tasks + l] * weights[l]).sum::<f64>()).sum()
 }
 
 /// A Gram matrix without its scale: norms and cosines of some of the tasks. Methods work on unit gradients
@@ -137,29 +134,28 @@ mod tests {
     #[test]
     fn partial_grams_are_the_plain_products_and_add_up_over_slices() {
         for len in [0, 1, 7, 8, 100, BLOCK as u64, 2 * BLOCK as u64 + 13] {
-            let gradients = draw(3, len);
-            let slices: Vec<&[f32]> = gradients.iter().map(Vec::as_slice).collect();
-            let gram = partial(&slices);
+            let rows = draw(3, len);
+            let gram = partial(&rows.concat(), 3);
             let cut = len as usize / 3;
-            let heads = partial(&slices.iter().map(|s| &s[..cut]).collect::<Vec<_>>());
-            let tails = partial(&slices.iter().map(|s| &s[cut..]).collect::<Vec<_>>());
+            let heads = partial(&rows.iter().flat_map(|r| r[..cut].to_vec()).collect::<Vec<_>>(), 3);
+            let tails = partial(&rows.iter().flat_map(|r| r[cut..].to_vec()).collect::<Vec<_>>(), 3);
             for k in 0..3 {
                 for l in 0..3 {
-                    let plain: f64 = slices[k].iter().zip(slices[l]).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+                    let plain: f64 = rows[k].iter().zip(&rows[l]).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
                     let i = k * 3 + l;
                     assert!((gram[i] - plain).abs() < 1e-9 * (1.0 + plain.abs()));
                     assert!((heads[i] + tails[i] - plain).abs() < 1e-9 * (1.0 + plain.abs()));
                 }
             }
         }
+        assert!(partial(&[], 0).is_empty());
     }
 
     #[test]
     fn the_number_of_threads_does_not_change_a_bit() {
-        let gradients = draw(2, 5 * BLOCK as u64 + 1);
-        let slices: Vec<&[f32]> = gradients.iter().map(Vec::as_slice).collect();
+        let gradients = draw(2, 5 * BLOCK as u64 + 1).concat();
         let with = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        assert_eq!(with(1).install(|| partial(&slices)), with(3).install(|| partial(&slices)));
+        assert_eq!(with(1).install(|| partial(&gradients, 2)), with(3).install(|| partial(&gradients, 2)));
     }
 
     #[test]
@@ -173,8 +169,8 @@ mod tests {
     }
 
     #[test]
-    fn the_combined_norm_is_that_of_the_sum() {
+    fn the_quadratic_form_is_the_squared_norm_of_the_sum() {
         // g = (1, 0) and (1, 2): 2g₁ − g₂ = (1, −2).
-        assert!((combined_norm(&[1.0, 1.0, 1.0, 5.0], &[2.0, -1.0]) - 5.0f64.sqrt()).abs() < 1e-15);
+        assert_eq!(quadratic(&[1.0, 1.0, 1.0, 5.0], &[2.0, -1.0]), 5.0);
     }
 }

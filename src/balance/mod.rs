@@ -18,7 +18,7 @@ mod solvers;
 mod uncertainty;
 mod uniform;
 
-use crate::config::{Component, unknown_name};
+use crate::config::{Component, unknown_kind};
 use crate::error::{Error, Result};
 
 /// What a method needs the step to compute.
@@ -127,7 +127,7 @@ pub fn kinds() -> Vec<&'static str> {
 pub fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
     match REGISTRY.iter().find(|(name, _)| *name == component.kind) {
         Some((_, build)) => build(component, tasks),
-        None => Err(unknown_name("balancing method", &component.kind, &kinds()).at("key", format!("{KEY}.kind"))),
+        None => Err(unknown_kind(KEY, &component.kind, &kinds())),
     }
 }
 
