@@ -115,7 +115,7 @@ fn shortest_of_length(matrix: &[f64], slope: &[f64], along: &[f64], c: f64) -> V
         // d‖δ‖/dt = slopeᵀv/‖δ‖.
         let rate = v.iter().zip(slope).map(|(v, s)| v * s).sum::<f64>() / length;
         let next = t - (length - c) / rate;
-        if !(next < t) {
+        if next.is_nan() || next >= t {
             break;
         }
         let (next_v, next_length) = solve(next);

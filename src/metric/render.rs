@@ -1,0 +1,74 @@
+//! The metrics of an evaluation as a table for people.
+
+use super::{TaskReport, Value};
+
+/// One line per task, one aligned column per metric. An AUC that is not exact carries its bound
+/// (`0.812345 ±2e-7`); a value that does not exist says `undefined`, a metric that does not apply `-`.
+pub fn render(reports: &[TaskReport]) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for (name, _) in reports.iter().flat_map(|report| &report.values) {
+        if *name != "auc_bound" && !names.contains(name) {
+            names.push(name);
+        }
+    }
+    let mut table = vec![std::iter::once("task").chain(names.iter().copied()).map(String::from).collect::<Vec<_>>()];
+    for report in reports {
+        let cells = names.iter().map(|name| cell(report, name));
+        table.push(std::iter::once(report.task.clone()).chain(cells).collect());
+    }
+    let widths: Vec<usize> =
+        (0..=names.len()).map(|i| table.iter().map(|row| row[i].chars().count()).max().unwrap_or(0)).collect();
+    let line = |row: &Vec<String>| {
+        let mut line = format!("{:<width$}", row[0], width = widths[0]);
+        for (cell, width) in row.iter().zip(&widths).skip(1) {
+            line += &format!("  {cell:>width$}");
+        }
+        line + "\n"
+    };
+    table.iter().map(line).collect()
+}
+
+fn cell(report: &TaskReport, name: &str) -> String {
+    let Some((_, value)) = report.values.iter().find(|(known, _)| *known == name) else {
+        return "-".to_string();
+    };
+    let text = match value {
+        Value::Undefined => "undefined".to_string(),
+        Value::Count(count) => count.to_string(),
+        Value::Real(value) if *value != 0.0 && !(1e-3..1e5).contains(&value.abs()) => format!("{value:.4e}"),
+        Value::Real(value) => format!("{value:.6}"),
+    };
+    match report.get("auc_bound") {
+        Some(bound) if name == "auc" && bound > 0.0 => format!("{text} ±{bound:.0e}"),
+        _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_and_gaps_are_said() {
+        let reports = [
+            TaskReport {
+                task: "click".into(),
+                values: vec![
+                    ("auc", Value::Real(0.8123456)),
+                    ("auc_bound", Value::Real(2.4e-7)),
+                    ("logloss", Value::Real(0.000012)),
+                    ("rows", Value::Count(1200)),
+                ],
+            },
+            TaskReport {
+                task: "buy".into(),
+                values: vec![("auc", Value::Undefined), ("auc_bound", Value::Undefined), ("rows", Value::Count(7))],
+            },
+        ];
+        let want = "task              auc    logloss  rows\n\
+                    click  0.812346 ±2e-7  1.2000e-5  1200\n\
+                    buy         undefined          -     7\n";
+        assert_eq!(render(&reports), want);
+        assert_eq!(render(&[]), "task\n");
+    }
+}
