@@ -1,7 +1,7 @@
 //! Balancing methods: from the tasks' losses or the Gram matrix of their *global* gradients to one
 //! weight per task.
 //!
-//! A method is one file with a struct, its options and a line in [`REGISTRY`]. It computes in float64
+//! A method is one file with a struct, its options and a line in `REGISTRY`. It computes in float64
 //! from numbers that are the same bits on every rank, so every rank finds the same weights without
 //! another message. For the same reason nothing here calls a library that picks its arithmetic by the
 //! CPU it runs on: ranks may sit on different machines.

@@ -1,10 +1,10 @@
 //! Metrics over all ranks' rows, per task.
 //!
 //! Every metric is the same at any number of ranks, to the last bit: pairs and counts are integers, and sums of
-//! real numbers are exact ([`sum`]), so neither the order of the rows nor their rank matters. Rows
+//! real numbers are exact (`sum.rs`), so neither the order of the rows nor their rank matters. Rows
 //! whose weight is 0 carry no label and are left out; beyond that metrics are *unweighted*.
 //!
-//! A metric is one file and a line in [`REGISTRY`]. A value that does not exist (AUC with one class) is
+//! A metric is one file and a line in `REGISTRY`. A value that does not exist (AUC with one class) is
 //! [`Value::Undefined`]: printed as such, `null` in JSON, never NaN.
 
 mod accuracy;
