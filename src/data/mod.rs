@@ -26,3 +26,4 @@ mod stream;
 pub(crate) mod testing;
 
 pub use columns::string_id;
+pub mod synth;
