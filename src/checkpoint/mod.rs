@@ -1,1 +1,25 @@
-//! Stub.
+//! Checkpoints that do not know the rank count.
+//!
+//! ```text
+//! checkpoints/step-00000200/
+//!   manifest.json                        what is here: totals, checksums, job, cursor; written last
+//!   dense.safetensors                    parameters.<name>, optimizer.<moment>.<name>, buffers.<name>
+//!   buckets-00000-00015.safetensors      <table>.ids, .values, .state, .counts, … of these buckets,
+//!   buckets-00016-00031.safetensors      sorted by (bucket, id)
+//!   …
+//! ```
+//!
+//! A folder is written aside as `step-00000200.partial` and renamed once every file is on disk, so a
+//! folder without the suffix is whole. Buckets are logical shards: a rank of any world size reads just the
+//! files that overlap the buckets it owns.
+
+mod files;
+mod folder;
+mod load;
+mod manifest;
+mod save;
+
+pub use folder::{CheckpointDir, resolve};
+pub use load::{load_dense, load_tables};
+pub use manifest::{FORMAT, FileEntry, Manifest, ParameterEntry, Progress, TableEntry};
+pub use save::{DenseState, Snapshot, save};

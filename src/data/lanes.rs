@@ -95,6 +95,12 @@ impl Layout {
         longest.saturating_sub(taken).div_ceil(self.rows_per_lane as u64)
     }
 
+    /// Rows over all lanes of the step that begins after `taken` rows of each lane.
+    pub fn rows_in_step(&self, taken: u64) -> u64 {
+        let left = |lane| span_length(self.span(lane)).saturating_sub(taken);
+        (0..self.lanes).map(|lane| left(lane).min(self.rows_per_lane as u64)).sum()
+    }
+
     /// The lanes that `rank` of `ranks` hosts.
     pub fn hosted(&self, rank: usize, ranks: usize) -> Result<Range<usize>> {
         if ranks > self.lanes {

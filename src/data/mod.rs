@@ -22,8 +22,8 @@ pub mod schema;
 pub mod statistics;
 pub mod store;
 mod stream;
+pub mod synth;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use columns::string_id;
-pub mod synth;

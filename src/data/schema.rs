@@ -6,12 +6,6 @@ use crate::config::job::{Feature, FeatureKind, Task, TaskKind, Transform};
 use crate::error::{Error, Result};
 use std::collections::HashSet;
 
-/// Ids kept of a sequence that sets no `max_len`.
-pub const DEFAULT_SEQUENCE_LEN: usize = 50;
-
-/// Buckets of a quantile transform that sets no `buckets`.
-pub const DEFAULT_BUCKETS: usize = 64;
-
 /// What the rows are read for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
@@ -217,7 +211,7 @@ impl Schema {
             }
             FeatureKind::Sequence => {
                 let column = self.column(feature.column(), Accepts::IdList, key);
-                (Some(feature.max_len.unwrap_or(DEFAULT_SEQUENCE_LEN)), IdSource::Ids { column, last: true })
+                (feature.max_len(), IdSource::Ids { column, last: true })
             }
             FeatureKind::Cross => {
                 if feature.columns.len() < 2 {
@@ -228,9 +222,9 @@ impl Schema {
                 let columns = feature.columns.iter().map(|name| self.column(name, Accepts::Id, key.clone())).collect();
                 (Some(1), IdSource::Cross { columns })
             }
-            FeatureKind::Numeric => match feature.transform.unwrap_or(Transform::Standardize) {
+            FeatureKind::Numeric => match feature.transform() {
                 Transform::Quantile => {
-                    let buckets = feature.buckets.unwrap_or(DEFAULT_BUCKETS);
+                    let buckets = feature.buckets();
                     if buckets < 2 {
                         return Err(Error::job("`buckets` must be at least 2").at("key", format!("{key}.buckets")));
                     }

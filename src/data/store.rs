@@ -3,7 +3,6 @@
 //! [`Local`] is the file system. An object store implements [`Store`] and [`Blob`] and nothing else
 //! changes: all reading goes through [`BlobReader`].
 
-use crate::config::job::{Data, Paths};
 use crate::error::{Error, Result};
 use bytes::Bytes;
 use parquet::errors::ParquetError;
@@ -52,14 +51,6 @@ pub fn list_all(store: &dyn Store, patterns: &[String]) -> Result<Vec<FileInfo>>
         files.extend(store.list(pattern)?.into_iter().filter(|file| seen.insert(file.path.clone())));
     }
     Ok(files)
-}
-
-/// The patterns of `paths` with `data.root` put before those that are relative.
-pub fn rooted(data: &Data, paths: &Paths) -> Vec<String> {
-    let Some(root) = &data.root else {
-        return paths.patterns().to_vec();
-    };
-    paths.patterns().iter().map(|pattern| Path::new(root).join(pattern).to_string_lossy().into_owned()).collect()
 }
 
 /// The `key=value` folders of a path, outermost first. Values are as written, percent-decoded.
@@ -302,14 +293,6 @@ mod tests {
             let message = Local.list(pattern).unwrap_err().to_string();
             assert!(message.contains(pattern) && message.contains("fix:"), "{message}");
         }
-    }
-
-    #[test]
-    fn relative_patterns_move_with_the_root() {
-        let data = Data { root: Some("/mnt/logs".to_string()), ..Data::default() };
-        let paths = Paths::Many(vec!["a/*.parquet".to_string(), "/b".to_string()]);
-        assert_eq!(rooted(&data, &paths), ["/mnt/logs/a/*.parquet", "/b"]);
-        assert_eq!(rooted(&Data::default(), &paths), paths.patterns());
     }
 
     #[test]

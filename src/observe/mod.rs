@@ -5,6 +5,7 @@ pub mod log;
 pub mod progress;
 pub mod stages;
 mod terminal;
+pub mod threads;
 
 pub use events::{Event, Events};
 pub use progress::Progress;

@@ -270,7 +270,7 @@ fn the_job_beside_the_log_is_a_job() {
     let out = dir.path().join("demo 1: \"x\"");
     let options = Options { history: 5, ..small() };
     let summary = generate(&out, &options, false, &|_| ()).unwrap();
-    let job = config::load(&out.join("job.yaml"), &[]).unwrap();
+    let job = config::load(&out.join("job.yaml"), &[]).unwrap().job;
     assert_eq!(job.data.root.as_deref(), out.to_str());
     assert_eq!(job.name, "synth");
     assert_eq!(job.model.kind, "mmoe");

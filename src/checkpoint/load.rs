@@ -1,0 +1,108 @@
+//! Loading, at any number of ranks: every rank reads the dense part, and the table files that overlap the
+//! buckets it owns.
+
+use super::files::TensorFile;
+use super::manifest::{FileEntry, Manifest, TableEntry};
+use super::save::{DENSE_FILE, DenseState};
+use crate::embedding::{Embeddings, TableRows};
+use crate::error::{Error, Result};
+use crate::nn::ParamStore;
+use std::ops::Range;
+use std::path::Path;
+
+/// Loads parameters and buffers into `store`; returns the optimizer's moments.
+pub fn load_dense(dir: &Path, manifest: &Manifest, store: &ParamStore) -> Result<DenseState> {
+    check_parameters(dir, manifest, store)?;
+    let file = TensorFile::read(dir, entry(dir, manifest, DENSE_FILE)?)?;
+    let tensors = file.tensors()?;
+    for (index, name) in store.names().iter().enumerate() {
+        store.load(index, &tensors.get::<f32>(&format!("parameters.{name}"))?)?;
+    }
+    for (name, buffer) in store.buffer_names().iter().zip(store.buffers()) {
+        buffer.set(&tensors.get::<f32>(&format!("buffers.{name}"))?)?;
+    }
+    let names = manifest.optimizer.1.clone();
+    let moment = |moment: &String| -> Result<Vec<Vec<f32>>> {
+        store.names().iter().map(|name| tensors.get::<f32>(&format!("optimizer.{moment}.{name}"))).collect()
+    };
+    let moments = names.iter().map(moment).collect::<Result<_>>()?;
+    Ok(DenseState { names, moments })
+}
+
+/// Loads the rows of this rank's buckets into `embeddings`. The totals of every file are checked against the
+/// manifest, whose totals were checked against each other: no row can be missing.
+pub fn load_tables(dir: &Path, manifest: &Manifest, embeddings: &mut Embeddings) -> Result<()> {
+    let owned = embeddings.owned_buckets();
+    for file in &manifest.files {
+        let Some((first, last)) = file.buckets else { continue };
+        if last < owned.start || first >= owned.end {
+            continue;
+        }
+        let content = TensorFile::read(dir, file)?;
+        for (index, table) in manifest.tables.iter().enumerate() {
+            let rows = read_rows(&content, table, first..last + 1)?;
+            let expected = file.rows.get(index).copied().unwrap_or(0);
+            if rows.ids.len() as u64 != expected {
+                return Err(Error::checkpoint(format!(
+                    "table `{}` has {} rows in a file that should hold {expected}",
+                    table.name,
+                    rows.ids.len()
+                ))
+                .at("file", dir.join(&file.name).display()));
+            }
+            embeddings.import(index, &rows)?;
+        }
+    }
+    Ok(())
+}
+
+fn read_rows(content: &TensorFile, table: &TableEntry, buckets: Range<usize>) -> Result<TableRows> {
+    let tensors = content.tensors()?;
+    let name = |part: &str| format!("{}.{part}", table.name);
+    Ok(TableRows {
+        buckets,
+        bucket_rows: tensors.get(&name("bucket_rows"))?,
+        ids: tensors.get(&name("ids"))?,
+        values: tensors.get(&name("values"))?,
+        state: tensors.get(&name("state"))?,
+        counts: tensors.get(&name("counts"))?,
+        last_steps: tensors.get(&name("last_steps"))?,
+        bucket_candidates: tensors.get(&name("bucket_candidates"))?,
+        candidate_ids: tensors.get(&name("candidate_ids"))?,
+        candidate_counts: tensors.get(&name("candidate_counts"))?,
+    })
+}
+
+fn entry<'a>(dir: &Path, manifest: &'a Manifest, name: &str) -> Result<&'a FileEntry> {
+    manifest.files.iter().find(|f| f.name == name).ok_or_else(|| {
+        Error::checkpoint(format!("the manifest does not name `{name}`"))
+            .at("path", dir.display())
+            .fix("use another checkpoint of this run")
+    })
+}
+
+/// The checkpoint must hold exactly the model's parameters.
+fn check_parameters(dir: &Path, manifest: &Manifest, store: &ParamStore) -> Result<()> {
+    let other = |what: String| {
+        Error::checkpoint(what)
+            .at("path", dir.display())
+            .fix("this checkpoint was written by another job: use its own job file, or train anew in another --run-dir")
+    };
+    for (name, var) in store.names().iter().zip(store.vars()) {
+        match manifest.parameters.iter().find(|p| &p.name == name) {
+            None => return Err(other(format!("the checkpoint has no parameter `{name}`"))),
+            Some(p) if p.shape != var.dims() => {
+                return Err(other(format!(
+                    "parameter `{name}` has shape {:?} in the checkpoint, {:?} in the job",
+                    p.shape,
+                    var.dims()
+                )));
+            }
+            Some(_) => {}
+        }
+    }
+    match manifest.parameters.iter().find(|p| !store.names().contains(&p.name)) {
+        Some(p) => Err(other(format!("the checkpoint has a parameter `{}` that this job's model lacks", p.name))),
+        None => Ok(()),
+    }
+}
