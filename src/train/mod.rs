@@ -1,1 +1,18 @@
-//! Stub.
+//! Training: the step, the epochs around it, evaluation and prediction.
+//!
+//! `step` is the heart; `run` repeats it over epochs, evaluates, stops and saves.
+
+mod context;
+pub mod dataset;
+mod dense;
+pub mod events;
+mod goal;
+mod layout;
+mod leaves;
+mod losses;
+mod persist;
+pub mod predict;
+pub mod run;
+mod setup;
+pub mod step;
+pub mod trained;

@@ -1,0 +1,118 @@
+//! One split of the data: its files, what is read of them, and the batches of one rank.
+
+use super::step::Trainable;
+use crate::comm::Comm;
+use crate::config::job::{Job, Paths};
+use crate::data::lanes::{Cursor, Layout, Order};
+use crate::data::loader::{Loader, Options, Source};
+use crate::data::plan::Plan;
+use crate::data::reader::{Columns, Files};
+use crate::data::schema::{Purpose, Schema, TaskColumns};
+use crate::data::statistics::Statistics;
+use crate::data::store::Store;
+use crate::error::Result;
+use crate::metric::{self, Evaluator, TaskReport};
+use crate::observe::{Stage, Stages};
+use std::sync::Arc;
+
+/// Threads of a rank that decode ahead of training. Two hide the wait for the disk behind the decoding.
+const DECODE_THREADS: usize = 2;
+
+/// One split.
+#[derive(Clone)]
+pub struct Dataset {
+    /// Files and row groups, the same on every rank.
+    pub plan: Arc<Plan>,
+    /// Columns and what they become.
+    pub schema: Arc<Schema>,
+    store: Arc<dyn Store>,
+}
+
+impl Dataset {
+    /// Reads the footers of `paths`, if there are any. Collective.
+    pub fn open(
+        comm: &Comm,
+        store: &Arc<dyn Store>,
+        job: &Job,
+        paths: Option<&Paths>,
+        purpose: Purpose,
+    ) -> Result<Option<Self>> {
+        let Some(paths) = paths else { return Ok(None) };
+        let schema = Schema::new(job, purpose)?;
+        let plan = Plan::read(comm.as_ref(), store.as_ref(), &job.data.resolve(paths), &schema)?;
+        Ok(Some(Self { plan: Arc::new(plan), schema: Arc::new(schema), store: store.clone() }))
+    }
+
+    /// Statistics of the numeric features over all rows. Collective.
+    pub fn statistics(&self, comm: &Comm) -> Result<Statistics> {
+        let files = Files::new(self.store.clone(), self.plan.clone(), self.schema.clone(), Columns::Needed);
+        Statistics::collect(comm.as_ref(), &files)
+    }
+
+    /// What decoding needs to know of this split.
+    pub fn source(&self, statistics: &Arc<Statistics>) -> Source {
+        Source {
+            store: self.store.clone(),
+            plan: self.plan.clone(),
+            schema: self.schema.clone(),
+            statistics: statistics.clone(),
+        }
+    }
+
+    /// Names the rows, so that a cursor is not applied to other ones.
+    pub fn fingerprint(&self) -> String {
+        let groups: Vec<u64> =
+            self.plan.row_groups.iter().flat_map(|g| [u64::from(g.file), u64::from(g.rows)]).collect();
+        format!("{:016x}", crate::random::hash(self.plan.rows, &groups))
+    }
+
+    /// This rank's batches from `cursor` to the end of its epoch.
+    pub fn loader(
+        &self,
+        comm: &Comm,
+        statistics: &Arc<Statistics>,
+        layout: Layout,
+        order: Order,
+        cursor: Cursor,
+        prefetch: usize,
+    ) -> Result<Loader> {
+        let lanes = layout.hosted(comm.rank(), comm.size())?;
+        let options = Options { layout, lanes, order, prefetch, threads: DECODE_THREADS };
+        Loader::start(self.source(statistics), options, cursor)
+    }
+
+    /// Metrics of `trainable` over all rows, the same on every rank. Collective: the rows are cut into one
+    /// unpermuted lane per rank, and ranks run the same number of batches, because every batch looks embedding
+    /// rows up at their owners.
+    pub fn evaluate(
+        &self,
+        comm: &Comm,
+        trainable: &mut Trainable,
+        statistics: &Arc<Statistics>,
+        global_batch: usize,
+        stages: &Stages,
+    ) -> Result<Vec<TaskReport>> {
+        let _eval = stages.guard(Stage::Eval);
+        let layout = Layout::evaluate(self.plan.rows, global_batch, comm.size());
+        let mut loader = self.loader(comm, statistics, layout, Order::sequential(), Cursor::default(), 2)?;
+        let mut evaluator = Evaluator::new(&self.metric_tasks(), self.plan.rows);
+        while let Some(batch) = loader.next()? {
+            let logits = trainable.infer(comm, &batch)?;
+            for (task, (logits, target)) in logits.iter().zip(&batch.targets).enumerate() {
+                let groups = self.schema.tasks[task].group.map_or(&[][..], |group| &batch.groups[group]);
+                evaluator.add(task, logits, &target.label, &target.weight, groups)?;
+            }
+        }
+        evaluator.finish(comm.as_ref())
+    }
+
+    fn metric_tasks(&self) -> Vec<metric::Task> {
+        let task = |task: &TaskColumns| metric::Task {
+            name: task.name.clone(),
+            kind: task.kind,
+            outputs: task.classes,
+            grouped: task.group.is_some(),
+        };
+        self.schema.tasks.iter().map(task).collect()
+    }
+}

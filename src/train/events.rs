@@ -1,0 +1,187 @@
+//! What a run tells the outside: one line of `metrics.jsonl` per event. The trainer only emits them; who
+//! prints or stores them is the command's business.
+
+use crate::balance::gram;
+use crate::error::Result;
+use crate::metric::TaskReport;
+use crate::observe::{Event, Events};
+use crate::train::step::StepReport;
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value};
+
+/// Something that happened in a run.
+#[derive(Debug, Clone)]
+pub enum Notice {
+    /// The run begins, or goes on.
+    Start(Start),
+    /// A step was taken (every `train.log_every` steps).
+    Step(Step),
+    /// A split was evaluated.
+    Eval(Evaluation),
+    /// A checkpoint is whole.
+    Checkpoint(Saved),
+    /// The run is over.
+    End(End),
+}
+
+impl Notice {
+    /// Appends it to the log of the run.
+    pub fn write(&self, log: &mut Events) -> Result<()> {
+        match self {
+            Self::Start(start) => log.write(Event::Start, start),
+            Self::Step(step) => log.write(Event::Step, step),
+            Self::Eval(evaluation) => log.write(Event::Eval, evaluation),
+            Self::Checkpoint(saved) => log.write(Event::Checkpoint, saved),
+            Self::End(end) => log.write(Event::End, end),
+        }
+    }
+}
+
+/// A whole checkpoint.
+#[derive(Debug, Clone, Serialize)]
+pub struct Saved {
+    /// Steps taken.
+    pub step: u64,
+    /// Its folder.
+    pub path: String,
+    /// Whether it is the best so far.
+    pub best: bool,
+}
+
+/// The end of a run.
+#[derive(Debug, Clone, Serialize)]
+pub struct End {
+    /// Steps taken.
+    pub step: u64,
+    /// `done`, `early_stop` or `signal`.
+    pub reason: &'static str,
+    /// Seconds since the start, all included.
+    pub seconds: f64,
+}
+
+/// The sizes of a run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Start {
+    /// Name of the job.
+    pub job: String,
+    /// Steps already taken (0 unless resumed).
+    pub step: u64,
+    /// Steps planned in all.
+    pub total_steps: u64,
+    /// Passes over the rows that are planned.
+    pub epochs: u64,
+    /// Steps of one epoch.
+    pub steps_per_epoch: u64,
+    /// Ranks.
+    pub ranks: usize,
+    /// Lanes.
+    pub lanes: usize,
+    /// CPU threads of each rank.
+    pub threads: usize,
+    /// Transport between ranks.
+    pub backend: String,
+    /// Rows of one epoch.
+    pub rows: u64,
+    /// Rows of one step over all ranks.
+    pub global_batch: usize,
+    /// Dense parameters (floats).
+    pub dense_parameters: usize,
+    /// How many of them two or more losses reach.
+    pub shared_parameters: usize,
+    /// Base learning rate of the dense optimizer.
+    pub lr: f64,
+}
+
+/// One step.
+#[derive(Debug, Clone, Serialize)]
+pub struct Step {
+    /// Steps taken, this one included.
+    pub step: u64,
+    /// Epoch, from 0.
+    pub epoch: u64,
+    /// Rows a second over all ranks since the last `step` event.
+    pub samples_per_s: f64,
+    /// Learning-rate factor of the schedule.
+    pub lr_factor: f64,
+    /// Mean loss of each task.
+    pub losses: Map<String, Value>,
+    /// Weight of each task.
+    pub weights: Map<String, Value>,
+    /// Norm of each task's shared gradient (methods that use the Gram matrix).
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub grad_norms: Map<String, Value>,
+    /// Cosines between the tasks' shared gradients, K × K.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cosines: Vec<Vec<f64>>,
+    /// Norm of the dense update direction before clipping.
+    pub grad_norm: f64,
+}
+
+/// One evaluation.
+#[derive(Debug, Clone, Serialize)]
+pub struct Evaluation {
+    /// Steps taken.
+    pub step: u64,
+    /// Epochs finished.
+    pub epoch: u64,
+    /// `valid` or `test`.
+    pub split: &'static str,
+    /// Metrics by task.
+    #[serde(serialize_with = "as_map")]
+    pub tasks: Vec<TaskReport>,
+    /// Rows a second over all ranks.
+    pub samples_per_s: f64,
+}
+
+/// Who listens to a run. Called on rank 0 only.
+pub trait Observer {
+    /// Takes notice.
+    fn notice(&mut self, notice: &Notice) -> Result<()>;
+
+    /// Called after every step, logged or not, for a progress display: the epoch, the steps taken, the rows of
+    /// this step over all ranks, and each task's loss.
+    fn tick(&mut self, epoch: u64, step: u64, rows: u64, losses: &[f64]);
+}
+
+impl Step {
+    /// Fills in what `report` says; `names` are the tasks'.
+    pub fn new(
+        step: u64,
+        epoch: u64,
+        samples_per_s: f64,
+        lr_factor: f64,
+        names: &[String],
+        report: &StepReport,
+    ) -> Self {
+        let k = names.len();
+        let (norms, cosines) = match report.gram.is_empty() {
+            true => (Vec::new(), Vec::new()),
+            false => (gram::norms(&report.gram, k), gram::cosines(&report.gram, k)),
+        };
+        Self {
+            step,
+            epoch,
+            samples_per_s,
+            lr_factor,
+            losses: by_task(names, &report.losses),
+            weights: by_task(names, &report.weights),
+            grad_norms: by_task(names, &norms),
+            cosines: cosines.chunks(k.max(1)).map(<[f64]>::to_vec).collect(),
+            grad_norm: report.grad_norm,
+        }
+    }
+}
+
+/// `{task: report}`.
+pub fn reports_by_task(reports: &[TaskReport]) -> Map<String, Value> {
+    let value = |report| serde_json::to_value(report).unwrap_or(Value::Null);
+    reports.iter().map(|report| (report.task.clone(), value(report))).collect()
+}
+
+fn as_map<S: Serializer>(reports: &[TaskReport], serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    reports_by_task(reports).serialize(serializer)
+}
+
+fn by_task(names: &[String], values: &[f64]) -> Map<String, Value> {
+    names.iter().cloned().zip(values.iter().map(|&v| Value::from(v))).collect()
+}

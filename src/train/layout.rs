@@ -1,0 +1,189 @@
+//! The flat dense vector, and how it is cut over the ranks.
+//!
+//! ```text
+//!   parameters reached by ≥ 2 losses        by one loss
+//! | shared ............................ | own ............... |
+//! | slice 0 | slice 1 | … | slice R−1   | slice 0 | … | R−1   |     each part padded to R equal slices
+//!
+//!   what a rank sends, with K gradient rows of the shared part and one of the own part:
+//! | to rank 0: g₁ slice 0 … g_K slice 0, own slice 0 | to rank 1: … | … | to rank R−1 … |
+//! ```
+//!
+//! One reduce-scatter of that buffer leaves each rank with its slice of every task's *global* gradient;
+//! the optimizer and its moments live on the slice; one all-gather brings the parameters back.
+
+use std::ops::Range;
+
+/// Where each parameter stands in the flat vector of R ranks.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    ranks: usize,
+    /// Parameters by index: true if two or more losses reach it.
+    shared: Vec<bool>,
+    /// Offset of each parameter inside its part (shared or own).
+    offsets: Vec<usize>,
+    lens: Vec<usize>,
+    shared_slice: usize,
+    own_slice: usize,
+}
+
+impl Layout {
+    /// Lays out parameters of `lens[i]` floats; `shared[i]` says that two or more losses reach it.
+    pub fn new(lens: &[usize], shared: &[bool], ranks: usize) -> Self {
+        let mut totals = [0, 0];
+        let offsets = lens
+            .iter()
+            .zip(shared)
+            .map(|(&len, &is_shared)| {
+                let total = &mut totals[usize::from(!is_shared)];
+                *total += len;
+                *total - len
+            })
+            .collect();
+        Self {
+            ranks,
+            shared: shared.to_vec(),
+            offsets,
+            lens: lens.to_vec(),
+            shared_slice: totals[0].div_ceil(ranks),
+            own_slice: totals[1].div_ceil(ranks),
+        }
+    }
+
+    /// Number of parameters.
+    pub fn parameters(&self) -> usize {
+        self.lens.len()
+    }
+
+    /// Floats of parameter `index`.
+    pub fn len_of(&self, index: usize) -> usize {
+        self.lens[index]
+    }
+
+    /// Floats of the parameters that two or more losses reach.
+    pub fn shared_len(&self) -> usize {
+        self.lens.iter().zip(&self.shared).filter(|(_, shared)| **shared).map(|(len, _)| len).sum()
+    }
+
+    /// Floats of one rank's slice of the shared part.
+    pub fn shared_slice(&self) -> usize {
+        self.shared_slice
+    }
+
+    /// Floats of one rank's slice: shared, then own.
+    pub fn slice(&self) -> usize {
+        self.shared_slice + self.own_slice
+    }
+
+    /// Floats that one rank receives for `rows` gradient rows of the shared part.
+    pub fn block(&self, rows: usize) -> usize {
+        rows * self.shared_slice + self.own_slice
+    }
+
+    /// Copies the gradient of parameter `index` into the send buffer of `rows` gradient rows: a shared
+    /// parameter into row `row`, an own one into the single own row.
+    pub fn scatter(&self, index: usize, row: usize, rows: usize, gradient: &[f32], send: &mut [f32]) {
+        debug_assert_eq!(gradient.len(), self.lens[index]);
+        let (slice, base) = if self.shared[index] {
+            (self.shared_slice, row * self.shared_slice)
+        } else {
+            (self.own_slice, rows * self.shared_slice)
+        };
+        for (rank, part, within) in pieces(self.offsets[index]..self.offsets[index] + self.lens[index], slice) {
+            let at = rank * self.block(rows) + base + within;
+            send[at..at + part.len()].copy_from_slice(&gradient[part]);
+        }
+    }
+
+    /// Copies parameter `index` out of the gathered slices of all ranks (`ranks × slice()` floats).
+    pub fn gather(&self, index: usize, gathered: &[f32], parameter: &mut [f32]) {
+        self.visit(index, |at, part| parameter[part.clone()].copy_from_slice(&gathered[at..at + part.len()]));
+    }
+
+    /// Copies parameter `index` into the slices of all ranks (`ranks × slice()` floats).
+    pub fn spread(&self, index: usize, parameter: &[f32], slices: &mut [f32]) {
+        self.visit(index, |at, part| slices[at..at + part.len()].copy_from_slice(&parameter[part]));
+    }
+
+    /// Floats of all ranks' slices together, padding included.
+    pub fn gathered_len(&self) -> usize {
+        self.ranks * self.slice()
+    }
+
+    fn visit(&self, index: usize, mut each: impl FnMut(usize, Range<usize>)) {
+        let (slice, base) =
+            if self.shared[index] { (self.shared_slice, 0) } else { (self.own_slice, self.shared_slice) };
+        for (rank, part, within) in pieces(self.offsets[index]..self.offsets[index] + self.lens[index], slice) {
+            each(rank * self.slice() + base + within, part);
+        }
+    }
+}
+
+/// Cuts `range` of a vector of equal slices: (slice index, the part of the range's own elements, position
+/// inside the slice).
+fn pieces(range: Range<usize>, slice: usize) -> impl Iterator<Item = (usize, Range<usize>, usize)> {
+    let mut at = range.start;
+    std::iter::from_fn(move || {
+        if at >= range.end {
+            return None;
+        }
+        let rank = at / slice;
+        let end = range.end.min((rank + 1) * slice);
+        let piece = (rank, at - range.start..end - range.start, at - rank * slice);
+        at = end;
+        Some(piece)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn layouts() -> impl Strategy<Value = (Vec<usize>, Vec<bool>, usize)> {
+        (prop::collection::vec((1usize..40, any::<bool>()), 1..8), 1usize..6).prop_map(|(parameters, ranks)| {
+            let (lens, shared) = parameters.into_iter().unzip();
+            (lens, shared, ranks)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn parameters_survive_slicing((lens, shared, ranks) in layouts()) {
+            let layout = Layout::new(&lens, &shared, ranks);
+            let mut slices = vec![f32::NAN; layout.gathered_len()];
+            for (i, &len) in lens.iter().enumerate() {
+                let values: Vec<f32> = (0..len).map(|j| (i * 100 + j) as f32).collect();
+                layout.spread(i, &values, &mut slices);
+            }
+            for (i, &len) in lens.iter().enumerate() {
+                let mut back = vec![0.0; len];
+                layout.gather(i, &slices, &mut back);
+                prop_assert_eq!(back, (0..len).map(|j| (i * 100 + j) as f32).collect::<Vec<_>>());
+            }
+            // No two parameters share a place: exactly the padding is untouched.
+            let padding = slices.iter().filter(|v| v.is_nan()).count();
+            prop_assert_eq!(padding, layout.gathered_len() - lens.iter().sum::<usize>());
+        }
+
+        #[test]
+        fn each_rank_is_sent_its_slice_of_every_row((lens, shared, ranks) in layouts(), rows in 1usize..4) {
+            let layout = Layout::new(&lens, &shared, ranks);
+            let mut send = vec![0.0; ranks * layout.block(rows)];
+            for row in 0..rows {
+                for (i, &len) in lens.iter().enumerate() {
+                    let tag = if shared[i] { (row + 1) as f32 } else { 9.0 };
+                    layout.scatter(i, row, rows, &vec![tag; len], &mut send);
+                }
+            }
+            for block in send.chunks_exact(layout.block(rows).max(1)) {
+                for (row, values) in block[..rows * layout.shared_slice()].chunks_exact(layout.shared_slice().max(1)).enumerate() {
+                    prop_assert!(values.iter().all(|&v| v == (row + 1) as f32 || v == 0.0));
+                }
+            }
+            let sent = send.iter().filter(|&&v| v != 0.0).count();
+            let shared_len: usize = lens.iter().zip(&shared).filter(|(_, s)| **s).map(|(l, _)| l).sum();
+            prop_assert_eq!(sent, shared_len * rows + lens.iter().sum::<usize>() - shared_len);
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! A run: epochs of steps, evaluations, early stopping, checkpoints.
+
+use super::dataset::Dataset;
+use super::events::{End, Evaluation, Notice, Observer, Saved, Start, Step};
+use super::goal::Goal;
+use super::persist;
+use super::setup;
+use super::step::{StepInput, StepReport, Trainable};
+use crate::checkpoint::{CheckpointDir, Manifest, Progress};
+use crate::comm::{Comm, collectives};
+use crate::config::Checked;
+use crate::config::job::Job;
+use crate::data::batch::Batch;
+use crate::data::lanes::{Cursor, Layout, Order};
+use crate::data::loader::Loader;
+use crate::data::schema::Purpose;
+use crate::data::statistics::Statistics;
+use crate::data::store::Store;
+use crate::error::{Error, Result};
+use crate::metric::TaskReport;
+use crate::observe::{Stage, Stages};
+use crate::optim::{self, Schedule};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Why a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// All planned steps were taken.
+    Done,
+    /// The metric of `train.eval.stop` did not improve any more.
+    EarlyStop,
+    /// A rank was asked to stop; a checkpoint was saved.
+    Signal,
+}
+
+impl Ending {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::EarlyStop => "early_stop",
+            Self::Signal => "signal",
+        }
+    }
+}
+
+/// A run that is ready for its next step.
+pub struct Run {
+    comm: Comm,
+    /// The job, with everything that was left to tandem filled in.
+    pub job: Job,
+    /// Everything that is trained.
+    pub trainable: Trainable,
+    /// Where the time goes.
+    pub stages: Stages,
+    run_dir: PathBuf,
+    train: Dataset,
+    valid: Option<Dataset>,
+    test: Option<Dataset>,
+    layout: Layout,
+    statistics: Arc<Statistics>,
+    schedule: Box<dyn Schedule>,
+    total_steps: u64,
+    step: u64,
+    cursor: Cursor,
+    progress: Progress,
+    saved: Option<u64>,
+    best: Goal,
+    stop: Option<Goal>,
+}
+
+impl Run {
+    /// Reads the footers and the statistics, builds the model and, with `resume`, restores the newest
+    /// whole checkpoint of `run_dir`. Collective.
+    pub fn prepare(comm: Comm, job: Checked, store: Arc<dyn Store>, run_dir: &Path, resume: bool) -> Result<Self> {
+        let mut job = job.into_job();
+        let stages = Stages::start();
+        let dir = CheckpointDir::of_run(run_dir);
+        let newest = collectives::agree(comm.as_ref(), starting_point(&dir, resume))?;
+        let manifest =
+            newest.as_deref().map(|path| collectives::agree(comm.as_ref(), Manifest::read(path))).transpose()?;
+
+        let open = |paths, purpose| Dataset::open(&comm, &store, &job, paths, purpose);
+        let train = open(Some(&job.data.train), Purpose::Train)?.ok_or_else(|| Error::internal("no training data"))?;
+        let valid = open(job.data.valid.as_ref(), Purpose::Evaluate)?;
+        let test = open(job.data.test.as_ref(), Purpose::Evaluate)?;
+        let layout = Layout::train(train.plan.rows, job.train.global_batch, job.data.lanes)?;
+        layout.hosted(comm.rank(), comm.size())?;
+        job.data.lanes = Some(layout.lanes);
+
+        let statistics = Arc::new(match &manifest {
+            Some(manifest) => persist::statistics(manifest)?,
+            None => train.statistics(&comm)?,
+        });
+        let schedule = optim::schedule::build(&mut job.optimizer.schedule, layout.steps())?;
+        let mut run = Self {
+            trainable: setup::build(&comm, &mut job, &train.schema)?,
+            best: Goal::best(&job)?,
+            stop: Goal::stop(&job)?,
+            saved: None,
+            total_steps: total_steps(&job, layout.steps()),
+            run_dir: run_dir.to_path_buf(),
+            step: 0,
+            cursor: Cursor::default(),
+            progress: Progress::default(),
+            comm,
+            job,
+            stages,
+            train,
+            valid,
+            test,
+            layout,
+            statistics,
+            schedule,
+        };
+        if let (Some(path), Some(manifest)) = (newest, manifest) {
+            run.restore(&path, &manifest)?;
+        }
+        Ok(run)
+    }
+
+    fn restore(&mut self, path: &Path, manifest: &Manifest) -> Result<()> {
+        let comm = self.comm.clone();
+        collectives::agree(comm.as_ref(), persist::check_same_job(manifest, &self.job, &self.train.fingerprint()))?;
+        let restored = persist::restore(comm.as_ref(), path, manifest, &mut self.trainable);
+        collectives::agree(comm.as_ref(), restored)?;
+        self.step = manifest.step;
+        self.saved = Some(manifest.step);
+        self.cursor = manifest.cursor;
+        self.progress = manifest.progress.clone();
+        Ok(())
+    }
+
+    /// The sizes of the run.
+    pub fn start_notice(&self, threads: usize) -> Start {
+        Start {
+            job: self.job.name.clone(),
+            step: self.step,
+            total_steps: self.total_steps,
+            steps_per_epoch: self.layout.steps(),
+            ranks: self.comm.size(),
+            lanes: self.layout.lanes,
+            threads,
+            backend: self.comm.backend(),
+            epochs: self.job.train.epochs as u64,
+            rows: self.layout.rows,
+            global_batch: self.job.train.global_batch,
+            dense_parameters: self.trainable.store.len(),
+            shared_parameters: self.trainable.dense.shared_len(),
+            lr: self.trainable.dense.lr(),
+        }
+    }
+
+    /// Trains to the end, or until `stop_asked` answers true on some rank. `observer` is told on rank 0.
+    pub fn train(&mut self, observer: &mut dyn Observer, stop_asked: &dyn Fn() -> bool) -> Result<Ending> {
+        let began = Instant::now();
+        let mut meter = Meter::new();
+        let mut ending = None;
+        while ending.is_none() && self.step < self.total_steps {
+            let mut loader = self.loader()?;
+            while let Some(batch) = self.stages.time(Stage::DecodeWait, || loader.next())? {
+                let report = self.one_step(&batch, stop_asked(), &mut meter, observer)?;
+                ending = meter.paused(|| self.after_step(&report, observer))?;
+                if ending.is_some() || self.step == self.total_steps {
+                    break;
+                }
+            }
+        }
+        if self.saved != Some(self.step) {
+            self.save(observer)?;
+        }
+        let ending = ending.unwrap_or(Ending::Done);
+        let end = End { step: self.step, reason: ending.name(), seconds: began.elapsed().as_secs_f64() };
+        self.tell(observer, Notice::End(end))?;
+        Ok(ending)
+    }
+
+    fn one_step(
+        &mut self,
+        batch: &Batch,
+        stop: bool,
+        meter: &mut Meter,
+        observer: &mut dyn Observer,
+    ) -> Result<StepReport> {
+        let lr_factor = self.schedule.factor(self.step, self.total_steps);
+        let input = StepInput { batch, plan: &self.train.plan, step: self.step, lr_factor, stop };
+        let report = self.trainable.step(&self.comm, &input, &self.stages)?;
+        let rows = self.layout.rows_in_step(self.cursor.taken);
+        meter.rows += rows;
+        let epoch = self.cursor.epoch;
+        self.advance();
+        let logged = self.step.is_multiple_of(self.job.train.log_every.max(1));
+        if logged || self.step == 1 || self.step == self.total_steps {
+            let event = Step::new(self.step, epoch, meter.lap(), lr_factor, &self.task_names(), &report);
+            self.tell(observer, Notice::Step(event))?;
+        }
+        if self.comm.rank() == 0 {
+            observer.tick(epoch, self.step, rows, &report.losses);
+        }
+        Ok(report)
+    }
+
+    /// Evaluates and saves when it is time; says whether the run ends here.
+    fn after_step(&mut self, report: &StepReport, observer: &mut dyn Observer) -> Result<Option<Ending>> {
+        if report.stop {
+            return Ok(Some(Ending::Signal));
+        }
+        let per_epoch = self.layout.steps();
+        let last = self.step == self.total_steps;
+        let mut verdict = Verdict::default();
+        if self.job.train.eval.every.steps(per_epoch).is_some_and(|every| last || self.step.is_multiple_of(every)) {
+            verdict = self.validate(observer)?;
+        }
+        let save_every = self.job.checkpoint.every.steps(per_epoch);
+        if verdict.improved || save_every.is_some_and(|every| self.step.is_multiple_of(every)) {
+            self.save(observer)?;
+        }
+        Ok(verdict.stale.then_some(Ending::EarlyStop))
+    }
+
+    /// Evaluates the best checkpoint of the run on `data.test`, if there is one.
+    pub fn test(&mut self, observer: &mut dyn Observer) -> Result<Option<Vec<TaskReport>>> {
+        let Some(test) = self.test.clone() else { return Ok(None) };
+        let best = match self.progress.best {
+            Some((step, _)) if step != self.step => Some(CheckpointDir::of_run(&self.run_dir).step(step)),
+            _ => None,
+        };
+        if let Some(path) = best.filter(|path| path.is_dir()) {
+            let loaded = Manifest::read(&path)
+                .and_then(|manifest| persist::restore(self.comm.as_ref(), &path, &manifest, &mut self.trainable));
+            collectives::agree(self.comm.as_ref(), loaded)?;
+        }
+        let reports = self.evaluate(&test, "test", observer)?;
+        Ok(Some(reports))
+    }
+
+    fn loader(&self) -> Result<Loader> {
+        let order = Order::shuffled(self.job.seed, self.job.data.shuffle_window);
+        self.train.loader(&self.comm, &self.statistics, self.layout, order, self.cursor, self.job.data.prefetch)
+    }
+
+    /// Moves the cursor over one step.
+    fn advance(&mut self) {
+        self.step += 1;
+        self.cursor.taken += self.layout.rows_per_lane as u64;
+        if self.layout.steps_after(self.cursor.taken) == 0 {
+            self.cursor = Cursor { epoch: self.cursor.epoch + 1, taken: 0 };
+        }
+    }
+
+    /// Evaluates on `data.valid`.
+    fn validate(&mut self, observer: &mut dyn Observer) -> Result<Verdict> {
+        let Some(valid) = self.valid.clone() else { return Ok(Verdict::default()) };
+        let reports = self.evaluate(&valid, "valid", observer)?;
+        let mut verdict = Verdict::default();
+        if let Some(value) = self.best.better(&reports, self.progress.best.map(|(_, best)| best))? {
+            self.progress.best = Some((self.step, value));
+            verdict.improved = true;
+        }
+        if let (Some(goal), Some(stop)) = (&self.stop, &self.job.train.eval.stop) {
+            match goal.better(&reports, self.progress.stop_best)? {
+                Some(value) => (self.progress.stop_best, self.progress.stale) = (Some(value), 0),
+                None => self.progress.stale += 1,
+            }
+            verdict.stale = self.progress.stale >= stop.patience.max(1);
+        }
+        Ok(verdict)
+    }
+
+    fn evaluate(
+        &mut self,
+        data: &Dataset,
+        split: &'static str,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<TaskReport>> {
+        let began = Instant::now();
+        let batch = self.job.train.eval.global_batch;
+        let reports = data.evaluate(&self.comm, &mut self.trainable, &self.statistics, batch, &self.stages)?;
+        let evaluation = Evaluation {
+            step: self.step,
+            epoch: self.cursor.epoch,
+            split,
+            tasks: reports.clone(),
+            samples_per_s: data.plan.rows as f64 / began.elapsed().as_secs_f64(),
+        };
+        self.tell(observer, Notice::Eval(evaluation))?;
+        Ok(reports)
+    }
+
+    fn save(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let dir = CheckpointDir::of_run(&self.run_dir);
+        let position = persist::Position { step: self.step, cursor: self.cursor, progress: self.progress.clone() };
+        let (comm, trainable) = (self.comm.as_ref(), &self.trainable);
+        let data = self.train.fingerprint();
+        let context = persist::Context { job: &self.job, statistics: &self.statistics, data, position };
+        self.stages.time(Stage::Checkpoint, || persist::save(comm, &dir, trainable, context))?;
+        self.saved = Some(self.step);
+        let best = self.progress.best.map(|(step, _)| step);
+        let pruned = if comm.rank() == 0 { dir.prune(self.job.checkpoint.keep, best) } else { Ok(()) };
+        collectives::agree(comm, pruned)?;
+        let path = dir.step(self.step).display().to_string();
+        let saved = Saved { step: self.step, path, best: best == Some(self.step) };
+        self.tell(observer, Notice::Checkpoint(saved))
+    }
+
+    /// Tells `observer` on rank 0; its failure is everybody's. Collective.
+    pub fn tell(&self, observer: &mut dyn Observer, notice: Notice) -> Result<()> {
+        let told = if self.comm.rank() == 0 { observer.notice(&notice) } else { Ok(()) };
+        collectives::agree(self.comm.as_ref(), told)
+    }
+
+    fn task_names(&self) -> Vec<String> {
+        self.job.tasks.iter().map(|t| t.name.clone()).collect()
+    }
+}
+
+/// Where to start: the newest whole checkpoint with `resume`; otherwise the folder must not hold a run, whose
+/// checkpoints a new one would drop.
+fn starting_point(dir: &CheckpointDir, resume: bool) -> Result<Option<PathBuf>> {
+    let newest = dir.newest()?;
+    match newest {
+        Some(path) if !resume => Err(Error::job("this run folder already holds checkpoints of a run")
+            .at("path", path.display())
+            .fix("go on from there with --resume, or choose another folder with --run-dir")),
+        newest => Ok(newest),
+    }
+}
+
+fn total_steps(job: &Job, steps_per_epoch: u64) -> u64 {
+    let planned = steps_per_epoch.saturating_mul(job.train.epochs as u64);
+    job.train.max_steps.map_or(planned, |limit| planned.min(limit))
+}
+
+/// What an evaluation decides.
+#[derive(Debug, Clone, Copy, Default)]
+struct Verdict {
+    /// It is the best so far.
+    improved: bool,
+    /// Nothing improved for `patience` evaluations.
+    stale: bool,
+}
+
+/// Rows a second between two `step` events, evaluations and checkpoints left out.
+struct Meter {
+    rows: u64,
+    seconds: f64,
+    since: Instant,
+}
+
+impl Meter {
+    fn new() -> Self {
+        Self { rows: 0, seconds: 0.0, since: Instant::now() }
+    }
+
+    /// Runs something that is not training.
+    fn paused<T>(&mut self, other: impl FnOnce() -> T) -> T {
+        self.seconds += self.since.elapsed().as_secs_f64();
+        let result = other();
+        self.since = Instant::now();
+        result
+    }
+
+    /// The rate since the last lap.
+    fn lap(&mut self) -> f64 {
+        let seconds = self.seconds + self.since.elapsed().as_secs_f64();
+        let rate = self.rows as f64 / seconds.max(1e-9);
+        *self = Self::new();
+        rate
+    }
+}

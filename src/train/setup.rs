@@ -1,0 +1,167 @@
+//! From the checked job to the parts that a step needs, on one rank.
+
+use super::dense::DensePart;
+use super::losses::TaskSpec;
+use super::step::Trainable;
+use crate::comm::Comm;
+use crate::config::job::{Feature, Job, Pooling, TaskKind};
+use crate::data::schema::{IdFeature, Schema};
+use crate::embedding::{BagKind, BagSpec, Embeddings, Pool, TableSpec};
+use crate::error::{Error, Result};
+use crate::model::{self, Field, Input, InputSpec, Model, Sequence, SequenceSpec};
+use crate::nn::{Context, Loss, ParamStore};
+use crate::{balance, optim};
+use candle_core::{Device, Tensor};
+use send_wrapper::SendWrapper;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Builds everything that is trained. Fills the resolved options of the components into `job`.
+pub fn build(comm: &Comm, job: &mut Job, schema: &Schema) -> Result<Trainable> {
+    let tasks = task_specs(job);
+    let tables = table_specs(job, schema)?;
+    let bags = bag_specs(job, schema, &tables);
+    let spec = input_spec(job, schema, &bags, &tables, &tasks)?;
+    let mut store = ParamStore::new(job.seed);
+    let model = model::build(&mut job.model, &spec, &mut store)?;
+    let shared = shared_parameters(model.as_ref(), &spec, &store)?;
+    let optimizer = optim::build(&mut job.optimizer.dense)?;
+    let dense = DensePart::new(&store, &shared, optimizer, job.optimizer.clip_norm, comm.as_ref())?;
+    let balancer = balance::build(&mut job.balance, tasks.len())?;
+    let embeddings = Embeddings::new(tables, bags, job.checkpoint.buckets, job.seed, comm.rank(), comm.size())?;
+    Ok(Trainable { embeddings, store, model, spec, tasks, dense, balancer, seed: job.seed })
+}
+
+fn task_specs(job: &Job) -> Vec<TaskSpec> {
+    let spec = |task: &crate::config::job::Task| {
+        let (loss, outputs) = match task.kind {
+            TaskKind::Binary => (Loss::BinaryCrossEntropy, 1),
+            TaskKind::Regression => (Loss::SquaredError, 1),
+            TaskKind::Multiclass => (Loss::CrossEntropy, task.classes.unwrap_or(2)),
+        };
+        TaskSpec { name: task.name.clone(), loss, outputs, weight: task.weight }
+    };
+    job.tasks.iter().map(spec).collect()
+}
+
+/// The tables, in the order of their first feature. The resolved options are written back into the job.
+fn table_specs(job: &mut Job, schema: &Schema) -> Result<Vec<TableSpec>> {
+    let mut specs: Vec<TableSpec> = Vec::new();
+    for id in &schema.id_features {
+        if specs.iter().any(|spec| spec.name == id.table) {
+            continue;
+        }
+        let mut table = job.tables.get(&id.table).cloned().unwrap_or_default();
+        table.dim = table.dim.or(job.features[id.feature].dim);
+        let sparse = &mut job.optimizer.sparse;
+        specs.push(TableSpec::from_job(&id.table, &mut table, sparse, job.checkpoint.buckets)?);
+        if let Some(listed) = job.tables.get_mut(&id.table) {
+            *listed = table;
+        }
+    }
+    Ok(specs)
+}
+
+/// One bag per id feature.
+fn bag_specs(job: &Job, schema: &Schema, tables: &[TableSpec]) -> Vec<BagSpec> {
+    let spec = |id: &IdFeature| {
+        let feature = &job.features[id.feature];
+        let kind = match feature.pooling() {
+            Pooling::Sum => BagKind::Pooled(Pool::Sum),
+            Pooling::Mean => BagKind::Pooled(Pool::Mean),
+            // Only a `sequence` has these, and that always has a longest length.
+            Pooling::Attention | Pooling::None => BagKind::Sequence { max_len: feature.max_len().unwrap_or(1) },
+        };
+        let table = tables.iter().position(|table| table.name == id.table).unwrap_or(0);
+        BagSpec { name: id.name.clone(), table, kind }
+    };
+    schema.id_features.iter().map(spec).collect()
+}
+
+fn input_spec(
+    job: &Job,
+    schema: &Schema,
+    bags: &[BagSpec],
+    tables: &[TableSpec],
+    tasks: &[TaskSpec],
+) -> Result<InputSpec> {
+    let mut spec = InputSpec {
+        outputs: tasks.iter().map(|t| t.outputs).collect(),
+        tasks: tasks.iter().map(|t| t.name.clone()).collect(),
+        dense_width: schema.dense_width,
+        ..InputSpec::default()
+    };
+    let mut start = 0;
+    for bag in bags.iter().filter(|bag| matches!(bag.kind, BagKind::Pooled(_))) {
+        let width = tables[bag.table].dim;
+        spec.fields.push(Field { name: bag.name.clone(), start, width });
+        start += width;
+    }
+    for (bag, id) in bags.iter().zip(&schema.id_features) {
+        if let BagKind::Sequence { max_len } = bag.kind {
+            let target = sequence_target(&job.features[id.feature], &spec.fields)?;
+            spec.sequences.push(SequenceSpec { name: bag.name.clone(), max_len, dim: tables[bag.table].dim, target });
+        }
+    }
+    Ok(spec)
+}
+
+/// The field that attends over a sequence, for attention pooling.
+fn sequence_target(feature: &Feature, fields: &[Field]) -> Result<Option<usize>> {
+    if feature.pooling != Some(Pooling::Attention) {
+        return Ok(None);
+    }
+    let target = feature.target.as_deref().unwrap_or_default();
+    fields.iter().position(|f| f.name == target).map(Some).ok_or_else(|| {
+        Error::job(format!("feature `{}` attends with `{target}`, which is no pooled feature", feature.name))
+            .at("key", format!("features.{}.target", feature.name))
+            .fix("name a categorical feature of the same table")
+    })
+}
+
+/// Which parameters two or more losses reach, found by one backward pass per task on a made-up batch.
+fn shared_parameters(model: &dyn Model, spec: &InputSpec, store: &ParamStore) -> Result<Vec<bool>> {
+    let output = model.forward(&made_up_input(spec)?, &made_up_context()?)?;
+    let mut reached = vec![0usize; store.vars().len()];
+    for logits in &output.logits {
+        let grads = logits.sum_all()?.backward()?;
+        for (count, var) in reached.iter_mut().zip(store.vars()) {
+            *count += usize::from(grads.get(var.as_tensor()).is_some());
+        }
+    }
+    // With one task nothing is contested: its parameters are balanced trivially as shared ones.
+    let enough = if spec.tasks.len() == 1 { 1 } else { 2 };
+    Ok(reached.into_iter().map(|count| count >= enough).collect())
+}
+
+fn made_up_input(spec: &InputSpec) -> Result<Input> {
+    let device = &Device::Cpu;
+    let width: usize = spec.fields.iter().map(|f| f.width).sum();
+    let sequences = spec
+        .sequences
+        .iter()
+        .map(|s| {
+            Ok(Sequence {
+                values: Tensor::ones((2, s.max_len, s.dim), candle_core::DType::F32, device)?,
+                mask: Tensor::ones((2, s.max_len), candle_core::DType::F32, device)?,
+            })
+        })
+        .collect::<Result<_>>()?;
+    Ok(Input {
+        pooled: Tensor::ones((2, width), candle_core::DType::F32, device)?,
+        sequences,
+        dense: Tensor::ones((2, spec.dense_width), candle_core::DType::F32, device)?,
+    })
+}
+
+fn made_up_context() -> Result<Context> {
+    Ok(Context {
+        train: false,
+        seed: 0,
+        step: 0,
+        slots: Arc::from([0, 1].as_slice()),
+        present: Tensor::ones((2, 1), candle_core::DType::F32, &Device::Cpu)?,
+        all_sum: SendWrapper::new(Rc::new(())),
+        tap: None,
+    })
+}
