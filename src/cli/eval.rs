@@ -1,0 +1,73 @@
+//! `tandem eval`.
+
+use super::Voice;
+use crate::comm::{Comm, launch};
+use crate::config::job::Paths;
+use crate::data::schema::Purpose;
+use crate::data::store::{Local, Store};
+use crate::error::{Error, Result};
+use crate::metric;
+use crate::observe::{Stages, Terminal, log, threads};
+use crate::train::dataset::Dataset;
+use crate::train::events::reports_by_task;
+use crate::train::trained::Trained;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Computes the metrics of a checkpoint per task, on one rank or under `mpirun`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: tandem eval runs/census_mmoe --data 'data/census_income/test/*.parquet' --json")]
+pub struct Args {
+    /// A checkpoint folder, or a run folder (its best checkpoint, else its newest).
+    checkpoint: PathBuf,
+    /// Globs, folders or files of the rows, with their labels.
+    #[arg(long, required = true, num_args = 1..)]
+    data: Vec<String>,
+    /// Rows of one batch over all ranks.
+    #[arg(long, default_value_t = 8192)]
+    global_batch: usize,
+    /// CPU threads of each rank; default: the machine's cores divided by the ranks on it.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Prints one JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: Args, voice: Voice) -> i32 {
+    launch::run(launch::Options::default(), |comm| {
+        log::init(&Terminal::stderr(), comm.rank(), comm.size(), voice.verbosity())?;
+        threads::start(args.threads, comm.as_ref())?;
+        eval(&comm, &args)
+    })
+}
+
+fn eval(comm: &Comm, args: &Args) -> Result<i32> {
+    let mut trained = Trained::load(comm, &args.checkpoint)?;
+    // Paths on the command line are the user's own: the job's `data.root` is not theirs.
+    trained.job.data.root = None;
+    let store: Arc<dyn Store> = Arc::new(Local);
+    let paths = Paths::Many(args.data.clone());
+    let data = Dataset::open(comm, &store, &trained.job, Some(&paths), Purpose::Evaluate)?
+        .ok_or_else(|| Error::internal("no data to evaluate"))?;
+    let stages = Stages::start();
+    let reports =
+        data.evaluate(comm, &mut trained.trainable, &trained.statistics, args.global_batch.max(1), &stages)?;
+    if comm.rank() != 0 {
+        return Ok(0);
+    }
+    if args.json {
+        let report = serde_json::json!({
+            "checkpoint": trained.path.display().to_string(),
+            "step": trained.step,
+            "rows": data.plan.rows,
+            "tasks": reports_by_task(&reports),
+        });
+        println!("{report}");
+    } else {
+        println!("{} (step {}), {} rows", trained.path.display(), trained.step, data.plan.rows);
+        print!("{}", metric::render(&reports));
+    }
+    Ok(0)
+}

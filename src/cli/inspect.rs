@@ -1,0 +1,80 @@
+//! `tandem inspect`.
+
+use crate::checkpoint::{self, Manifest};
+use crate::error::Result;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+/// Says what a checkpoint holds.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: tandem inspect runs/census_mmoe --json")]
+pub struct Args {
+    /// A checkpoint folder, or a run folder (its best checkpoint, else its newest).
+    path: PathBuf,
+    /// Prints one JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Prints the job that trained it, as YAML, and nothing else.
+    #[arg(long, conflicts_with = "json")]
+    job: bool,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<()> {
+    print!("{}", inspect(&args)?);
+    Ok(())
+}
+
+fn inspect(args: &Args) -> Result<String> {
+    let path = checkpoint::resolve(&args.path)?;
+    let manifest = Manifest::read(&path)?;
+    if args.job {
+        return Ok(manifest.job);
+    }
+    Ok(if args.json { json(&path, &manifest) } else { table(&path, &manifest) })
+}
+
+fn json(path: &Path, manifest: &Manifest) -> String {
+    let value = serde_json::json!({
+        "path": path.display().to_string(),
+        "tandem": manifest.tandem,
+        "step": manifest.step,
+        "epoch": manifest.cursor.epoch,
+        "best": manifest.progress.best.map(|(step, value)| serde_json::json!({"step": step, "value": value})),
+        "parameters": manifest.parameters,
+        "tables": manifest.tables,
+        "bytes": total_bytes(manifest),
+        "files": manifest.files.len(),
+    });
+    format!("{value}\n")
+}
+
+fn table(path: &Path, manifest: &Manifest) -> String {
+    let mut text = String::new();
+    let floats: usize = manifest.parameters.iter().map(|p| p.shape.iter().product::<usize>()).sum();
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "checkpoint  {}", path.display());
+    let _ = writeln!(text, "written by  tandem {}", manifest.tandem);
+    let _ = writeln!(text, "trained     {} steps, {} epochs finished", manifest.step, manifest.cursor.epoch);
+    if let Some((step, value)) = manifest.progress.best {
+        let _ = writeln!(text, "best        {value:.6} at step {step}");
+    }
+    let _ = writeln!(text, "dense       {floats} floats in {} parameters", manifest.parameters.len());
+    let _ = writeln!(
+        text,
+        "on disk     {:.1} MiB in {} files",
+        total_bytes(manifest) as f64 / 1048576.0,
+        manifest.files.len()
+    );
+    let width = manifest.tables.iter().map(|t| t.name.len()).max().unwrap_or(0).max(5);
+    let _ = writeln!(text, "\n{:<width$}  {:>12}  {:>4}  optimizer state", "table", "rows", "dim");
+    for t in &manifest.tables {
+        let state: Vec<String> = t.state.iter().map(|(name, floats)| format!("{name} × {floats}")).collect();
+        let _ = writeln!(text, "{:<width$}  {:>12}  {:>4}  {}", t.name, t.rows, t.dim, state.join(", "));
+    }
+    text
+}
+
+fn total_bytes(manifest: &Manifest) -> u64 {
+    manifest.files.iter().map(|f| f.bytes).sum()
+}

@@ -1,0 +1,187 @@
+//! `tandem train`.
+
+use super::{EXIT_STOPPED, Voice};
+use crate::comm::{Comm, collectives, launch};
+use crate::config::{self, Loaded};
+use crate::data::store::Local;
+use crate::error::{Error, Result};
+use crate::metric;
+use crate::observe::{Events, Progress, Terminal, log, progress, threads};
+use crate::train::events::{Notice, Observer, Start};
+use crate::train::run::{Ending, Run};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Trains a job, on one rank or under `mpirun`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example: mpirun -n 4 tandem train jobs/census_mmoe.yaml --set train.epochs=2 --run-dir runs/try1"
+)]
+pub struct Args {
+    /// The job file.
+    job: PathBuf,
+    /// Overrides a key of the job: `train.epochs=2`, `tasks.click.weight=0.5`.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Goes on from the newest whole checkpoint of the run folder (from the start if there is none).
+    #[arg(long)]
+    resume: bool,
+    /// Where the run writes; default: `run_dir` of the job, else `runs/<name>`.
+    #[arg(long)]
+    run_dir: Option<PathBuf>,
+    /// Checks the job, the data and the model, prints the resolved job, and stops before the first step.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Runs the command.
+pub fn run(args: Args, voice: Voice) -> i32 {
+    launch::run(launch::Options::default(), |comm| {
+        let terminal = Terminal::stderr();
+        log::init(&terminal, comm.rank(), comm.size(), voice.verbosity())?;
+        let loaded = collectives::agree(comm.as_ref(), config::load(&args.job, &args.overrides))?;
+        let source = loaded.source.clone();
+        train(comm, loaded, &args, voice, &terminal).map_err(|error| source.locate(error))
+    })
+}
+
+fn train(comm: Comm, loaded: Loaded, args: &Args, voice: Voice, terminal: &Terminal) -> Result<i32> {
+    let threads = threads::start(loaded.job.threads, comm.as_ref())?;
+    let run_dir = args.run_dir.clone().unwrap_or_else(|| PathBuf::from(loaded.job.run_dir()));
+    let mut run = Run::prepare(comm.clone(), loaded.job, Arc::new(Local), &run_dir, args.resume)?;
+    let start = run.start_notice(threads);
+    let speaks = comm.rank() == 0 && !voice.quiet;
+    if speaks {
+        terminal.line(&banner(&start, &run_dir));
+    }
+    if args.dry_run {
+        if speaks {
+            print!("{}", config::to_yaml(&run.job)?);
+            terminal.line("The job is sound; --dry-run stops before the first step.");
+        }
+        return Ok(0);
+    }
+    let opened = Watcher::open(&comm, &run_dir, &run, &start, speaks.then_some(terminal));
+    let mut watcher = collectives::agree(comm.as_ref(), opened)?;
+    run.tell(&mut watcher, Notice::Start(start))?;
+    let stop = catch_signals()?;
+    let ending = run.train(&mut watcher, &|| stop.load(Ordering::Relaxed))?;
+    if ending != Ending::Signal {
+        run.test(&mut watcher)?;
+    }
+    let times = run.stages.summary(comm.as_ref())?;
+    watcher.finish();
+    if speaks {
+        terminal.line(&times.to_string());
+    }
+    Ok(if ending == Ending::Signal { EXIT_STOPPED } else { 0 })
+}
+
+/// What is about to run, in sizes that tell whether it is what was meant.
+fn banner(start: &Start, run_dir: &Path) -> String {
+    let resumed = if start.step > 0 { format!(", going on after step {}", start.step) } else { String::new() };
+    format!(
+        "{} in {}{resumed}\n  {} rows, {} steps of {} rows in {} epochs\n  {} ranks ({}) × {} threads, {} lanes\n  \
+         {} dense parameters, {} of them shared by tasks; dense learning rate {}",
+        start.job,
+        run_dir.display(),
+        start.rows,
+        start.total_steps,
+        start.global_batch,
+        start.epochs,
+        start.ranks,
+        start.backend,
+        start.threads,
+        start.lanes,
+        start.dense_parameters,
+        start.shared_parameters,
+        start.lr,
+    )
+}
+
+/// SIGTERM, SIGINT and SIGUSR1 ask for a checkpoint and a clean end; a second SIGINT or SIGTERM ends at once.
+fn catch_signals() -> Result<Arc<AtomicBool>> {
+    use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+    let stop = Arc::new(AtomicBool::new(false));
+    let failed = |e: std::io::Error| Error::internal(format!("signals cannot be caught: {e}"));
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register_conditional_shutdown(signal, EXIT_STOPPED, stop.clone()).map_err(failed)?;
+    }
+    for signal in [SIGTERM, SIGINT, SIGUSR1] {
+        signal_hook::flag::register(signal, stop.clone()).map_err(failed)?;
+    }
+    Ok(stop)
+}
+
+/// Follows the run on rank 0: the log, the resolved job, the progress display.
+struct Watcher {
+    events: Events,
+    progress: Progress,
+    terminal: Option<Terminal>,
+}
+
+impl Watcher {
+    fn open(comm: &Comm, run_dir: &Path, run: &Run, start: &Start, terminal: Option<&Terminal>) -> Result<Self> {
+        let shown = terminal.cloned().unwrap_or_else(Terminal::stderr);
+        let plan = progress::Plan {
+            steps: start.total_steps,
+            done: start.step,
+            epochs: start.epochs,
+            tasks: run.job.tasks.iter().map(|t| t.name.clone()).collect(),
+        };
+        // A display of any other rank is hidden; so is rank 0's with --quiet.
+        let display_rank = if terminal.is_some() { comm.rank() } else { usize::MAX };
+        let mut watcher = Self {
+            events: Events::nowhere(),
+            progress: Progress::start(&shown, display_rank, plan),
+            terminal: terminal.cloned(),
+        };
+        if comm.rank() == 0 {
+            std::fs::create_dir_all(run_dir).map_err(|e| Error::io("creating", run_dir, &e))?;
+            let job = run_dir.join("job.yaml");
+            std::fs::write(&job, config::to_yaml(&run.job)?).map_err(|e| Error::io("writing", &job, &e))?;
+            watcher.events = Events::resume(&run_dir.join("metrics.jsonl"), start.step)?;
+        }
+        Ok(watcher)
+    }
+
+    fn finish(self) {
+        self.progress.finish();
+    }
+}
+
+impl Observer for Watcher {
+    fn notice(&mut self, notice: &Notice) -> Result<()> {
+        notice.write(&mut self.events)?;
+        if self.terminal.is_none() {
+            return Ok(());
+        }
+        match notice {
+            Notice::Eval(e) => {
+                let table = metric::render(&e.tasks);
+                self.progress.message(&format!("{} after step {}\n{}", e.split, e.step, table.trim_end()));
+                self.progress.restart_clock();
+            }
+            Notice::Checkpoint(saved) => {
+                let best = if saved.best { ", the best so far" } else { "" };
+                self.progress.message(&format!("saved {}{best}", saved.path));
+                self.progress.restart_clock();
+            }
+            Notice::End(end) => {
+                let why = match end.reason {
+                    "early_stop" => "stopped early: no more improvement",
+                    "signal" => "stopped by a signal after saving; go on with --resume",
+                    _ => "done",
+                };
+                self.progress.message(&format!("{why} after step {} and {:.1} s", end.step, end.seconds));
+            }
+            Notice::Start(_) | Notice::Step(_) => {}
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, epoch: u64, step: u64, rows: u64, losses: &[f64]) {
+        self.progress.step(&progress::Step { epoch, step, rows, losses });
+    }
+}
