@@ -14,11 +14,11 @@ pub struct Options {
     pub shared_experts: usize,
     /// Experts of each task. Default 2.
     pub task_experts: usize,
-    /// Widths of each expert. Default [256, 128].
+    /// Widths of each expert. Default `[256, 128]`.
     pub expert: Vec<usize>,
-    /// Hidden widths of a gate; none: one linear layer. Default [].
+    /// Hidden widths of a gate; none: one linear layer. Default `[]`.
     pub gate: Vec<usize>,
-    /// Hidden widths of each task's tower. Default [64].
+    /// Hidden widths of each task's tower. Default `[64]`.
     pub tower: Vec<usize>,
     /// Activation of hidden layers. Default `relu`.
     pub activation: Activation,

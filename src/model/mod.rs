@@ -1,6 +1,6 @@
 //! Architectures: from pooled embeddings and dense features to one logit per task.
 //!
-//! An architecture is one file with its options and a line in [`registry`]. It sees the rows of its own
+//! An architecture is one file with its options and a line in `registry.rs`. It sees the rows of its own
 //! rank only and knows nothing of ranks: global sums (batch norm) go through [`crate::nn::Context`].
 
 pub mod cgc;

@@ -23,11 +23,11 @@ pub struct Options {
     pub shared_experts: usize,
     /// Experts of each task, at each level. Default 2.
     pub task_experts: usize,
-    /// Widths of the experts of each level. Default [[256], [128]]: two levels.
+    /// Widths of the experts of each level. Default `[[256], [128]]`: two levels.
     pub levels: Vec<Vec<usize>>,
-    /// Hidden widths of a gate; none: one linear layer. Default [].
+    /// Hidden widths of a gate; none: one linear layer. Default `[]`.
     pub gate: Vec<usize>,
-    /// Hidden widths of each task's tower. Default [64].
+    /// Hidden widths of each task's tower. Default `[64]`.
     pub tower: Vec<usize>,
     /// Activation of hidden layers. Default `relu`.
     pub activation: Activation,

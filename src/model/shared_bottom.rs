@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
-    /// Widths of the bottom, which all tasks share. Default [256, 128].
+    /// Widths of the bottom, which all tasks share. Default `[256, 128]`.
     pub bottom: Vec<usize>,
-    /// Hidden widths of each task's tower. Default [64].
+    /// Hidden widths of each task's tower. Default `[64]`.
     pub tower: Vec<usize>,
     /// Activation of hidden layers. Default `relu`.
     pub activation: Activation,

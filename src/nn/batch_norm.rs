@@ -269,5 +269,4 @@ impl Op {
 }
 
 #[cfg(test)]
-#[path = "batch_norm_tests.rs"]
 mod tests;

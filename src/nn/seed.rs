@@ -6,7 +6,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
 /// Backward from `outputs`, where each is given with the gradient of the loss with respect to it: what
-/// [`super::loss`] returns for logits. Costs no forward operation and no product with the gradient.
+/// [`super::Loss::with_gradient`] returns for logits. Costs no forward operation and no product with the gradient.
 pub fn backward_from(outputs: &[(&Tensor, Tensor)]) -> Result<GradStore> {
     let mut total: Option<Tensor> = None;
     for (output, gradient) in outputs {

@@ -5,7 +5,7 @@ use crate::random;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use send_wrapper::SendWrapper;
 use std::rc::Rc;
-use std::sync::{Arc, Barrier, Mutex};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// Numbers between −1.5 and 1.5, a pure function of `(shape, seed)`.
 pub(crate) fn random(shape: &[usize], seed: u64) -> Tensor {
@@ -111,33 +111,32 @@ fn pull(inputs: &[Tensor], f: &impl Fn(&[Tensor]) -> Result<Tensor>, dtype: DTyp
     (y, gradients)
 }
 
-/// Two ranks as threads: sums are taken in rank order.
+/// Two ranks as threads: of two numbers, both find the same bits in either order. If one fails, so does the other; none waits for ever.
 pub(crate) struct Rendezvous {
-    rank: usize,
-    shared: Arc<(Barrier, [Mutex<Vec<f64>>; 2])>,
+    send: Sender<Vec<f64>>,
+    receive: Receiver<Vec<f64>>,
 }
 
 impl Rendezvous {
     /// Runs `f(rank, all_sum)` on both ranks and returns their results.
     pub fn run<T: Send>(f: impl Fn(usize, Rc<dyn AllSum>) -> T + Sync) -> [T; 2] {
-        let shared = Arc::new((Barrier::new(2), [Mutex::default(), Mutex::default()]));
-        let start = |rank| f(rank, Rc::new(Rendezvous { rank, shared: shared.clone() }));
+        let ((to_second, from_first), (to_first, from_second)) = (channel(), channel());
+        let start = |rank, send, receive| f(rank, Rc::new(Rendezvous { send, receive }));
         std::thread::scope(|scope| {
-            let second = scope.spawn(|| start(1));
-            [start(0), second.join().unwrap()]
+            let second = scope.spawn(|| start(1, to_first, from_first));
+            [start(0, to_second, from_second), second.join().unwrap()]
         })
     }
 }
 
 impl AllSum for Rendezvous {
     fn all_sum(&self, values: &mut [f64]) -> crate::Result<()> {
-        let (barrier, parts) = &*self.shared;
-        *parts[self.rank].lock().unwrap() = values.to_vec();
-        barrier.wait();
-        for (i, value) in values.iter_mut().enumerate() {
-            *value = parts[0].lock().unwrap()[i] + parts[1].lock().unwrap()[i];
+        self.send.send(values.to_vec()).unwrap();
+        let theirs = self.receive.recv().unwrap();
+        assert_eq!(theirs.len(), values.len());
+        for (mine, theirs) in values.iter_mut().zip(theirs) {
+            *mine += theirs;
         }
-        barrier.wait();
         Ok(())
     }
 }
