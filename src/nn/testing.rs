@@ -111,7 +111,8 @@ fn pull(inputs: &[Tensor], f: &impl Fn(&[Tensor]) -> Result<Tensor>, dtype: DTyp
     (y, gradients)
 }
 
-/// Two ranks as threads: of two numbers, both find the same bits in either order. If one fails, so does the other; none waits for ever.
+/// Two ranks as threads; a sum of two numbers has the same bits in either order. If one fails, so does the
+/// other: none waits for ever.
 pub(crate) struct Rendezvous {
     send: Sender<Vec<f64>>,
     receive: Receiver<Vec<f64>>,
