@@ -73,14 +73,6 @@ impl CheckpointDir {
         self.sweep()
     }
 
-    /// Drops the checkpoints after `step`: a run that goes on from there writes them anew.
-    pub fn drop_after(&self, step: u64) -> Result<()> {
-        for later in self.steps()?.into_iter().filter(|&s| s > step) {
-            self.drop_step(later)?;
-        }
-        Ok(())
-    }
-
     /// A folder is renamed before it is emptied, so that no half-dropped one looks whole.
     fn drop_step(&self, step: u64) -> Result<()> {
         let doomed = self.partial(step);

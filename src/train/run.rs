@@ -6,6 +6,7 @@ use super::goal::Goal;
 use super::persist;
 use super::setup;
 use super::step::{StepInput, StepReport, Trainable};
+use super::trained::Trained;
 use crate::checkpoint::{CheckpointDir, Manifest, Progress};
 use crate::comm::{Comm, collectives};
 use crate::config::Checked;
@@ -222,16 +223,17 @@ impl Run {
     /// Evaluates the best checkpoint of the run on `data.test`, if there is one.
     pub fn test(&mut self, observer: &mut dyn Observer) -> Result<Option<Vec<TaskReport>>> {
         let Some(test) = self.test.clone() else { return Ok(None) };
-        let best = match self.progress.best {
-            Some((step, _)) if step != self.step => Some(CheckpointDir::of_run(&self.run_dir).step(step)),
-            _ => None,
+        let step = self.progress.best.map_or(self.step, |(step, _)| step);
+        let began = Instant::now();
+        let batch = self.job.train.eval.global_batch;
+        let reports = if step == self.step {
+            test.evaluate(&self.comm, &mut self.trainable, &self.statistics, batch, &self.stages)?
+        } else {
+            let path = CheckpointDir::of_run(&self.run_dir).step(step);
+            let mut best = Trained::load(&self.comm, &path)?;
+            test.evaluate(&self.comm, &mut best.trainable, &best.statistics, batch, &self.stages)?
         };
-        if let Some(path) = best.filter(|path| path.is_dir()) {
-            let loaded = Manifest::read(&path)
-                .and_then(|manifest| persist::restore(self.comm.as_ref(), &path, &manifest, &mut self.trainable));
-            collectives::agree(self.comm.as_ref(), loaded)?;
-        }
-        let reports = self.evaluate(&test, "test", observer)?;
+        self.announce("test", step, &test, began, &reports, observer)?;
         Ok(Some(reports))
     }
 
@@ -252,7 +254,10 @@ impl Run {
     /// Evaluates on `data.valid`.
     fn validate(&mut self, observer: &mut dyn Observer) -> Result<Verdict> {
         let Some(valid) = self.valid.clone() else { return Ok(Verdict::default()) };
-        let reports = self.evaluate(&valid, "valid", observer)?;
+        let began = Instant::now();
+        let batch = self.job.train.eval.global_batch;
+        let reports = valid.evaluate(&self.comm, &mut self.trainable, &self.statistics, batch, &self.stages)?;
+        self.announce("valid", self.step, &valid, began, &reports, observer)?;
         let mut verdict = Verdict::default();
         if let Some(value) = self.best.better(&reports, self.progress.best.map(|(_, best)| best))? {
             self.progress.best = Some((self.step, value));
@@ -268,24 +273,18 @@ impl Run {
         Ok(verdict)
     }
 
-    fn evaluate(
-        &mut self,
-        data: &Dataset,
+    fn announce(
+        &self,
         split: &'static str,
+        step: u64,
+        data: &Dataset,
+        began: Instant,
+        reports: &[TaskReport],
         observer: &mut dyn Observer,
-    ) -> Result<Vec<TaskReport>> {
-        let began = Instant::now();
-        let batch = self.job.train.eval.global_batch;
-        let reports = data.evaluate(&self.comm, &mut self.trainable, &self.statistics, batch, &self.stages)?;
-        let evaluation = Evaluation {
-            step: self.step,
-            epoch: self.cursor.epoch,
-            split,
-            tasks: reports.clone(),
-            samples_per_s: data.plan.rows as f64 / began.elapsed().as_secs_f64(),
-        };
-        self.tell(observer, Notice::Eval(evaluation))?;
-        Ok(reports)
+    ) -> Result<()> {
+        let samples_per_s = data.plan.rows as f64 / began.elapsed().as_secs_f64();
+        let tasks = reports.to_vec();
+        self.tell(observer, Notice::Eval(Evaluation { step, epoch: self.cursor.epoch, split, tasks, samples_per_s }))
     }
 
     fn save(&mut self, observer: &mut dyn Observer) -> Result<()> {
