@@ -7,5 +7,7 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
+    // SAFETY: no other thread has been started yet.
+    unsafe { tandem::observe::threads::keep_candle_on_one_thread() };
     std::process::exit(tandem::cli::run(tandem::cli::Args::parse()));
 }

@@ -24,3 +24,14 @@ fn ranks_here(comm: &dyn Communicator) -> Result<usize> {
     let names = collectives::all_gather_messages(comm, name.as_bytes())?;
     Ok(names.iter().filter(|other| other.as_slice() == name.as_bytes()).count().max(1))
 }
+
+/// Keeps candle from starting threads of its own. For element-wise operations it starts one per core of the
+/// machine, whatever the ranks on it, and they spin while they wait for each other: with as many ranks as cores a
+/// step took twice as long. tandem's layers run on this rank's rayon threads and do not need them.
+///
+/// # Safety
+/// Changes the environment: call it first thing in `main`, while there is no other thread.
+pub unsafe fn keep_candle_on_one_thread() {
+    // SAFETY: the caller promises that no other thread reads the environment.
+    unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") }
+}
