@@ -5,6 +5,7 @@
 //! mpirun -n 4 mpi_collectives fail 2      # rank 2 fails while the others wait for it
 //! mpirun -n 4 mpi_collectives agree 2     # rank 2 fails and all ranks agree on it
 //! mpirun -n 4 mpi_collectives panic 2     # rank 2 panics
+//! mpirun -n 4 mpi_collectives compute 2   # a compute thread of rank 2 panics
 //! mpirun -n 4 mpi_collectives exit 75     # success with an exit code of its own
 //! ```
 
@@ -15,7 +16,7 @@ use tandem::{Error, Result};
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (Some(mode), Some(number)) = (arguments.first(), arguments.get(1).and_then(|n| n.parse::<usize>().ok())) else {
-        eprintln!("usage: mpi_collectives check|fail|agree|panic|exit NUMBER");
+        eprintln!("usage: mpi_collectives check|fail|agree|panic|compute|exit NUMBER");
         exit(2);
     };
     let options = match mode.as_str() {
@@ -35,6 +36,7 @@ fn act(comm: &dyn Communicator, mode: &str, number: usize) -> Result<i32> {
             collectives::agree(comm, mine)?;
         }
         "panic" => assert!(!chosen, "a planned panic"),
+        "compute" if chosen => rayon::scope(|scope| scope.spawn(|_| panic!("a planned panic"))),
         "exit" => return Ok(number as i32),
         _ => {}
     }

@@ -18,6 +18,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// The library's result type.
@@ -78,10 +79,16 @@ impl Error {
     pub fn io(doing: &str, path: &Path, source: &std::io::Error) -> Self {
         let error = Self::new(Kind::Io, format!("{doing} failed: {source}")).at("file", path.display().to_string());
         match source.kind() {
-            std::io::ErrorKind::StorageFull => error.fix("free space on this disk, then start again with --resume"),
-            std::io::ErrorKind::PermissionDenied => {
-                error.fix("check the owner and mode of this path, or choose another --run-dir")
+            ErrorKind::StorageFull => {
+                error.fix("free space on this disk, then run it again (training goes on with --resume)")
             }
+            ErrorKind::QuotaExceeded => error
+                .fix("free space or have the disk quota raised, then run it again (training goes on with --resume)"),
+            ErrorKind::FileTooLarge => error
+                .fix("raise the limit on file sizes (`ulimit -f`), then run it again (training goes on with --resume)"),
+            ErrorKind::PermissionDenied => error.fix("check the owner and mode of this path"),
+            ErrorKind::ReadOnlyFilesystem => error.fix("choose a path on a disk that can be written"),
+            ErrorKind::NotADirectory => error.fix("a part of this path is a file: check it for a mistake"),
             _ => error,
         }
     }

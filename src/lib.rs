@@ -10,7 +10,7 @@
 //! | 3 | [`embedding`], [`model`] |
 //! | 2 | [`balance`], [`metric`], [`optim`], [`data`] |
 //! | 1 | [`comm`], [`nn`], [`observe`], [`config`] |
-//! | 0 | [`error`], [`random`] |
+//! | 0 | [`error`], [`guard`], [`random`] |
 //!
 //! `docs/architecture.md` follows a row of data through them.
 
@@ -22,6 +22,7 @@ pub mod config;
 pub mod data;
 pub mod embedding;
 pub mod error;
+pub mod guard;
 pub mod metric;
 pub mod model;
 pub mod nn;

@@ -1,7 +1,5 @@
 //! The `tandem` binary: parse, call, exit code.
 
-use clap::Parser;
-
 // Training allocates and frees the same sizes at every step; mimalloc takes a fifth off a step.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -9,5 +7,5 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() {
     // SAFETY: no other thread has been started yet.
     unsafe { tandem::observe::threads::keep_candle_on_one_thread() };
-    std::process::exit(tandem::cli::run(tandem::cli::Args::parse()));
+    std::process::exit(tandem::cli::main());
 }

@@ -52,6 +52,15 @@ fn a_panicking_rank_ends_the_job() {
     assert_eq!(count(&output.stderr, "rank 0: stopped by the panic above"), 1, "{}", text_of(&output));
 }
 
+/// Such a panic goes past the main thread's panic hook.
+#[test]
+fn a_panicking_compute_thread_ends_the_job() {
+    let Some(output) = mpirun(2, program(), &["compute", "1"]) else { return };
+    assert_eq!(output.status.code(), Some(1), "{}", text_of(&output));
+    assert_eq!(count(&output.stderr, "a planned panic"), 1, "{}", text_of(&output));
+    assert_eq!(count(&output.stderr, "rank 1: stopped by the panic above"), 1, "{}", text_of(&output));
+}
+
 #[test]
 fn an_exit_code_of_success_passes_through_mpirun() {
     let Some(output) = mpirun(2, program(), &["exit", "75"]) else { return };

@@ -93,9 +93,11 @@ impl TensorFile {
     pub fn read(dir: &Path, entry: &FileEntry) -> Result<Self> {
         let path = dir.join(&entry.name);
         let damaged = |what: String| {
-            Error::checkpoint(what)
-                .at("file", path.display())
-                .fix("the file was changed after it was saved: restore it, or resume from an older checkpoint")
+            Error::checkpoint(what).at("file", path.display()).fix(format!(
+                "the file was changed after it was saved: restore it, or move {} away to go on from the checkpoint \
+                     before it",
+                dir.display()
+            ))
         };
         let bytes = std::fs::read(&path).map_err(|e| damaged(format!("a checkpoint file cannot be read: {e}")))?;
         if bytes.len() as u64 != entry.bytes {

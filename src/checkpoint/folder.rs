@@ -2,6 +2,7 @@
 
 use super::manifest::Manifest;
 use crate::error::{Error, Result};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 const PREFIX: &str = "step-";
@@ -43,7 +44,7 @@ impl CheckpointDir {
     pub fn steps(&self) -> Result<Vec<u64>> {
         let entries = match std::fs::read_dir(&self.path) {
             Ok(entries) => entries,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Vec::new()),
             Err(e) => return Err(Error::io("listing", &self.path, &e)),
         };
         let mut steps = Vec::new();

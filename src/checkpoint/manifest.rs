@@ -103,8 +103,11 @@ impl Manifest {
                 .at("file", path.display())
                 .fix("name a folder `…/checkpoints/step-NNNNNNNN`, or a run folder that has one")
         })?;
-        let damaged =
-            |what: String| Error::checkpoint(what).at("file", path.display()).fix("use another checkpoint of this run");
+        let damaged = |what: String| {
+            Error::checkpoint(what)
+                .at("file", path.display())
+                .fix(format!("move {} away to go on from the checkpoint before it", dir.display()))
+        };
         let value: serde_json::Value =
             serde_json::from_slice(&text).map_err(|e| damaged(format!("the manifest is damaged: {e}")))?;
         let format = value.get("format").and_then(serde_json::Value::as_u64);

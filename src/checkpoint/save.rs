@@ -35,15 +35,25 @@ pub struct Snapshot<'a> {
 }
 
 /// Writes `snapshot` as the checkpoint of its step. Collective. On an error nothing that was saved before is
-/// touched; the half-written folder stays aside and is swept by the next successful save.
+/// touched, and the half-written folder is removed: a full disk gets its space back. What a killed run leaves
+/// aside is swept by the next successful save.
 pub fn save(comm: &dyn Communicator, dir: &CheckpointDir, snapshot: Snapshot) -> Result<()> {
     let step = snapshot.manifest.step;
     let (partial, whole) = (dir.partial(step), dir.step(step));
-    let prepared = if comm.rank() == 0 { prepare(&partial) } else { Ok(()) };
+    let saved = write(comm, dir, &partial, &whole, snapshot);
+    // Every rank has stopped writing when the ranks agree on the error, which is the one to report.
+    if saved.is_err() && comm.rank() == 0 {
+        let _ = std::fs::remove_dir_all(&partial);
+    }
+    saved
+}
+
+fn write(comm: &dyn Communicator, dir: &CheckpointDir, partial: &Path, whole: &Path, snapshot: Snapshot) -> Result<()> {
+    let prepared = if comm.rank() == 0 { prepare(partial) } else { Ok(()) };
     collectives::agree(comm, prepared)?;
-    let written = collectives::agree(comm, write_files(comm, &partial, &snapshot))?;
+    let written = collectives::agree(comm, write_files(comm, partial, &snapshot))?;
     let files = gather_entries(comm, &written)?;
-    let finished = if comm.rank() == 0 { finish(dir, &partial, &whole, snapshot.manifest, files) } else { Ok(()) };
+    let finished = if comm.rank() == 0 { finish(dir, partial, whole, snapshot.manifest, files) } else { Ok(()) };
     collectives::agree(comm, finished)
 }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 /// Computes the metrics of a checkpoint per task, on one rank or under `mpirun`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: tandem eval runs/census_mmoe --data 'data/census_income/test/*.parquet' --json")]
+#[command(after_help = super::help("Example: tandem eval runs/census_mmoe --data 'data/census_income/test/*.parquet' --json"))]
 pub struct Args {
     /// A checkpoint folder, or a run folder (its best checkpoint, else its newest).
     checkpoint: PathBuf,
@@ -24,10 +24,10 @@ pub struct Args {
     #[arg(long, required = true, num_args = 1..)]
     data: Vec<String>,
     /// Rows of one batch over all ranks.
-    #[arg(long, default_value_t = 8192)]
+    #[arg(long, value_name = "ROWS", default_value_t = 8192, value_parser = super::count)]
     global_batch: usize,
     /// CPU threads of each rank; default: the machine's cores divided by the ranks on it.
-    #[arg(long)]
+    #[arg(long, value_name = "COUNT", value_parser = super::count)]
     threads: Option<usize>,
     /// Prints one JSON object instead of a table.
     #[arg(long)]
@@ -49,25 +49,25 @@ fn eval(comm: &Comm, args: &Args) -> Result<i32> {
     trained.job.data.root = None;
     let store: Arc<dyn Store> = Arc::new(Local);
     let paths = Paths::Many(args.data.clone());
-    let data = Dataset::open(comm, &store, &trained.job, Some(&paths), Purpose::Evaluate)?
+    let data = Dataset::open(comm, &store, &trained.job, Some(&paths), Purpose::Evaluate)
+        .map_err(|error| super::about_data(error, "to score rows without labels use `tandem predict`"))?
         .ok_or_else(|| Error::internal("no data to evaluate"))?;
     let stages = Stages::start();
-    let reports =
-        data.evaluate(comm, &mut trained.trainable, &trained.statistics, args.global_batch.max(1), &stages)?;
+    let reports = data.evaluate(comm, &mut trained.trainable, &trained.statistics, args.global_batch, &stages)?;
     if comm.rank() != 0 {
         return Ok(0);
     }
-    if args.json {
+    super::print(&if args.json {
         let report = serde_json::json!({
             "checkpoint": trained.path.display().to_string(),
             "step": trained.step,
             "rows": data.plan.rows,
             "tasks": reports_by_task(&reports),
         });
-        println!("{report}");
+        format!("{report}\n")
     } else {
-        println!("{} (step {}), {} rows", trained.path.display(), trained.step, data.plan.rows);
-        print!("{}", metric::render(&reports));
-    }
+        let head = format!("{} (step {}), {} rows\n", trained.path.display(), trained.step, data.plan.rows);
+        head + &metric::render(&reports)
+    })?;
     Ok(0)
 }

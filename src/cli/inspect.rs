@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Says what a checkpoint holds.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: tandem inspect runs/census_mmoe --json")]
+#[command(after_help = super::help("Example: tandem inspect runs/census_mmoe --json"))]
 pub struct Args {
     /// A checkpoint folder, or a run folder (its best checkpoint, else its newest).
     path: PathBuf,
@@ -21,8 +21,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
-    print!("{}", inspect(&args)?);
-    Ok(())
+    super::print(&inspect(&args)?)
 }
 
 fn inspect(args: &Args) -> Result<String> {

@@ -6,14 +6,19 @@ mod predict;
 mod synth;
 mod train;
 
-use crate::error::Result;
+use crate::comm::{collectives, launch};
+use crate::error::{Error, Result};
 use clap::{Parser, Subcommand};
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// Trains multi-task recommenders on Parquet logs, on one rank or many.
 ///
 /// Start it alone, with `mpirun -n N`, or from a Slurm job: the same job file runs on any number of ranks.
 #[derive(Debug, Parser)]
-#[command(name = "tandem", version, after_help = EXIT_CODES)]
+#[command(name = "tandem", version, after_help = help("Example: tandem synth data/demo && tandem train data/demo/job.yaml"))]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -40,26 +45,71 @@ enum Command {
 /// Exit code of a run that was stopped by a signal and saved: start it again with `--resume`.
 pub const EXIT_STOPPED: i32 = 75;
 
-/// Runs the command; returns the process exit code.
-pub fn run(args: Args) -> i32 {
+/// What stands below the options in a command's `--help`.
+fn help(examples: &str) -> String {
+    format!("{examples}\n\n{EXIT_CODES}")
+}
+
+/// Reads the command line and runs the command; returns the process exit code.
+pub fn main() -> i32 {
+    let args = Args::try_parse();
+    // A file that outgrows `ulimit -f` should be an error that names it, not a death by signal. Where the signal
+    // cannot be caught, all is as it was.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::new(AtomicBool::new(false)));
+    match args {
+        Ok(args) => run(args),
+        // `--help`, `--version` or a mistake; said once, however many ranks were started.
+        Err(message) => on_rank_0(|| {
+            let _ = message.print();
+            Ok(message.exit_code())
+        }),
+    }
+}
+
+fn run(args: Args) -> i32 {
     let voice = Voice { verbose: args.verbose, quiet: args.quiet };
     match args.command {
         Command::Train(args) => train::run(args, voice),
         Command::Eval(args) => eval::run(args, voice),
         Command::Predict(args) => predict::run(args, voice),
-        Command::Inspect(args) => code(inspect::run(args)),
-        Command::Synth(args) => code(synth::run(args)),
+        Command::Inspect(args) => on_rank_0(|| inspect::run(args).map(|()| 0)),
+        Command::Synth(args) => on_rank_0(|| synth::run(args).map(|()| 0)),
     }
 }
 
-/// The exit code of a command that runs on one rank.
-fn code(result: Result<()>) -> i32 {
-    match result {
-        Ok(()) => 0,
-        Err(error) => {
-            eprintln!("error: {error}");
-            error.exit_code()
-        }
+/// Runs what needs one rank only; the others wait for its end.
+fn on_rank_0(job: impl FnOnce() -> Result<i32>) -> i32 {
+    launch::run(launch::Options::default(), |comm| {
+        let mine = if comm.rank() == 0 { job() } else { Ok(0) };
+        let mut code = [collectives::agree(comm.as_ref(), mine)?];
+        collectives::all_reduce_max(comm.as_ref(), &mut code)?;
+        Ok(code[0])
+    })
+}
+
+/// Reads an argument that counts something of which there must be one.
+fn count(text: &str) -> std::result::Result<usize, String> {
+    match text.parse() {
+        Ok(count) if count > 0 => Ok(count),
+        _ => Err("expected a whole number, 1 or more".to_string()),
+    }
+}
+
+/// Prints a result. A reader that has gone (`| head`) is no failure; a full disk is one.
+fn print(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::io("printing", Path::new("standard output"), &e)),
+        _ => Ok(()),
+    }
+}
+
+/// Errors about the data of a finished training speak of its job, which cannot be corrected any more.
+fn about_data(error: Error, missing_column: &'static str) -> Error {
+    match (error.place("pattern").is_some(), error.place("needed by").is_some()) {
+        (true, _) => error.fix("correct --data: a glob, a folder with *.parquet files below it, or a file"),
+        (_, true) => error.fix(missing_column),
+        _ => error,
     }
 }
 

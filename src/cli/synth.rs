@@ -18,9 +18,9 @@ The folder holds train/, valid/ and test/ with Parquet files, job.yaml (a job
 that trains on them) and synth.json (what is true of them, with the best AUC
 that any model can expect).";
 
-/// Write a log with known task conflict and known best attainable AUC
+/// Writes a log with known task conflict and known best attainable AUC.
 #[derive(Debug, Clone, Parser)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = super::help(EXAMPLES))]
 pub struct Args {
     /// Folder to write to: new, empty, or an older synthetic log (which is replaced)
     pub out: PathBuf,
@@ -117,12 +117,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let summary = synth::generate(&args.out, &options, args.force, &|rows| bar.inc(rows))?;
     bar.finish_and_clear();
-    if args.json {
-        print!("{}", summary.to_json()?);
-    } else {
-        print!("{}", table(&args, &summary));
-    }
-    Ok(())
+    super::print(&if args.json { summary.to_json()? } else { table(&args, &summary) })
 }
 
 fn options(args: &Args) -> Result<Options> {

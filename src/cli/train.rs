@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Trains a job, on one rank or under `mpirun`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example: mpirun -n 4 tandem train jobs/census_mmoe.yaml --set train.epochs=2 --run-dir runs/try1"
+    after_help = super::help("Example: mpirun -n 4 tandem train jobs/census_mmoe.yaml --set train.epochs=2 --run-dir runs/try1")
 )]
 pub struct Args {
     /// The job file.
@@ -49,6 +49,10 @@ pub fn run(args: Args, voice: Voice) -> i32 {
 fn train(comm: Comm, loaded: Loaded, args: &Args, voice: Voice, terminal: &Terminal) -> Result<i32> {
     let threads = threads::start(loaded.job.threads, comm.as_ref())?;
     let run_dir = args.run_dir.clone().unwrap_or_else(|| PathBuf::from(loaded.job.run_dir()));
+    if !args.dry_run {
+        let usable = if comm.rank() == 0 { try_folder(&run_dir) } else { Ok(()) };
+        collectives::agree(comm.as_ref(), usable)?;
+    }
     let mut run = Run::prepare(comm.clone(), loaded.job, Arc::new(Local), &run_dir, args.resume)?;
     let start = run.start_notice(threads);
     let speaks = comm.rank() == 0 && !voice.quiet;
@@ -56,8 +60,10 @@ fn train(comm: Comm, loaded: Loaded, args: &Args, voice: Voice, terminal: &Termi
         terminal.line(&banner(&start, &run_dir));
     }
     if args.dry_run {
+        if comm.rank() == 0 {
+            super::print(&config::to_yaml(&run.job)?)?;
+        }
         if speaks {
-            print!("{}", config::to_yaml(&run.job)?);
             terminal.line("The job is sound; --dry-run stops before the first step.");
         }
         return Ok(0);
@@ -76,6 +82,25 @@ fn train(comm: Comm, loaded: Loaded, args: &Args, voice: Voice, terminal: &Termi
         terminal.line(&times.to_string());
     }
     Ok(if ending == Ending::Signal { EXIT_STOPPED } else { 0 })
+}
+
+/// Makes the run folder, and sees that it can be written before hours are spent.
+fn try_folder(run_dir: &Path) -> Result<()> {
+    let refused =
+        |e| Error::io("creating the run folder", run_dir, &e).fix("choose a folder to write to with --run-dir");
+    std::fs::create_dir_all(run_dir).map_err(refused)?;
+    let probe = run_dir.join(".tandem-can-write");
+    std::fs::write(&probe, "").and_then(|()| std::fs::remove_file(&probe)).map_err(|e| Error::io("writing", &probe, &e))
+}
+
+/// Writes a small file aside and renames it: a full disk must not cost the one that was there.
+fn replace(path: &Path, text: &str) -> Result<()> {
+    let aside = path.with_extension("partial");
+    let written = std::fs::write(&aside, text).and_then(|()| std::fs::rename(&aside, path));
+    written.map_err(|e| {
+        let _ = std::fs::remove_file(&aside);
+        Error::io("writing", path, &e)
+    })
 }
 
 /// What is about to run, in sizes that tell whether it is what was meant.
@@ -138,9 +163,7 @@ impl Watcher {
             terminal: terminal.cloned(),
         };
         if comm.rank() == 0 {
-            std::fs::create_dir_all(run_dir).map_err(|e| Error::io("creating", run_dir, &e))?;
-            let job = run_dir.join("job.yaml");
-            std::fs::write(&job, config::to_yaml(&run.job)?).map_err(|e| Error::io("writing", &job, &e))?;
+            replace(&run_dir.join("job.yaml"), &config::to_yaml(&run.job)?)?;
             watcher.events = Events::resume(&run_dir.join("metrics.jsonl"), start.step)?;
         }
         Ok(watcher)

@@ -133,14 +133,14 @@ pub fn reduce_scatter_sum(comm: &dyn Communicator, send: &[f32], out: &mut [f32]
 
 /// Makes one rank's failure everybody's: returns the values of all ranks' success, or the error of the
 /// lowest failing rank on every rank, marked as [agreed](Error::agreed) so that it is printed once. For
-/// the phases before the first step, where ranks read different files and one clear message is wanted
-/// rather than an abort.
+/// whatever is likely to fail on several ranks at once (reading data, a full disk, growing tables), where one
+/// clear message is wanted rather than one from each. Success costs one exchange of a byte a rank.
 pub fn agree<T>(comm: &dyn Communicator, mine: Result<T>) -> Result<T> {
     if comm.size() == 1 {
         return mine;
     }
-    let failed = u64::from(mine.is_err());
-    let (flags, _) = all_gather(comm, &[failed])?;
+    let mut flags = vec![0u8; comm.size()];
+    all_gather_into(comm, &[u8::from(mine.is_err())], &mut flags)?;
     let Some(first) = flags.iter().position(|&f| f == 1) else {
         return mine;
     };

@@ -9,11 +9,13 @@
 //! | `Ok(code)` on every rank | nothing | finalising, then `code` |
 //! | `Err` on one rank | `rank 3: …`, by that rank | `MPI_Abort` |
 //! | the same [agreed](Error::agreed) `Err` on every rank | `error: …`, by rank 0 | `MPI_Abort` of rank 0 |
-//! | panic | the panic, then `rank 3: …` | `MPI_Abort` |
+//! | panic, on whichever thread | the panic, then `rank 3: …` | `MPI_Abort` |
 
 use super::solo::Solo;
 use super::{Comm, print_failure};
 use crate::error::{Error, Result};
+use crate::guard;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 /// How a job is started.
@@ -34,6 +36,7 @@ impl Default for Options {
 /// A failure ends the process inside when there are other ranks, and is printed and returned when there
 /// are none.
 pub fn run(options: Options, job: impl FnOnce(Comm) -> Result<i32>) -> i32 {
+    guard::install();
     let launcher = Launcher::detect(|name| std::env::var(name).ok());
     #[cfg(feature = "mpi")]
     if launcher.starts_mpi {
@@ -42,7 +45,7 @@ pub fn run(options: Options, job: impl FnOnce(Comm) -> Result<i32>) -> i32 {
     // One rank sends no messages.
     #[cfg(not(feature = "mpi"))]
     let _ = options;
-    let result = launcher.check_world(1).and_then(|()| job(Rc::new(Solo)));
+    let result = launcher.check_world(1).and_then(|()| unless_it_panics(|| job(Rc::new(Solo))));
     result.unwrap_or_else(|error| {
         print_failure("error", &error.to_string());
         error.exit_code()
@@ -59,11 +62,20 @@ fn run_mpi(options: Options, launcher: &Launcher, job: impl FnOnce(Comm) -> Resu
         }
     };
     let comm = session.comm();
-    let result = launcher.check_world(comm.size()).and_then(|()| job(Rc::clone(&comm)));
+    let result = launcher.check_world(comm.size()).and_then(|()| unless_it_panics(|| job(Rc::clone(&comm))));
     let code = conclude(comm.as_ref(), result);
     session.finish();
     code
 }
+
+/// A panic of a compute thread reaches the main thread past its panic hook, by unwinding. Without this it would
+/// end the process with a code of its own, and under MPI leave it to the launcher to notice.
+fn unless_it_panics(job: impl FnOnce() -> Result<i32>) -> Result<i32> {
+    catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|_| Err(Error::internal(STOPPED_BY_PANIC)))
+}
+
+/// What is said after a panic.
+pub(super) const STOPPED_BY_PANIC: &str = "stopped by the panic above, a bug in tandem";
 
 /// Passes on the exit code of success; ends the whole job on an error.
 #[cfg(any(feature = "mpi", test))]
@@ -214,6 +226,14 @@ mod tests {
         // An empty message: rank 0 has printed it without a rank.
         let texts: Vec<String> = codes.into_iter().filter_map(|c| c.err().map(|e| e.to_string())).collect();
         assert_eq!(texts, ["aborted with code 1: ", "rank 0 failed: aborted with code 1: "]);
+    }
+
+    #[test]
+    fn a_panic_of_a_compute_thread_is_an_error() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        let error = unless_it_panics(|| pool.install(|| panic!("a planned panic"))).unwrap_err();
+        assert_eq!(error.exit_code(), 1);
+        assert_eq!(error.to_string(), STOPPED_BY_PANIC);
     }
 
     #[test]

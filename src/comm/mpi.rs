@@ -21,10 +21,12 @@
 //! the job. So a failing rank never finalises: [`Communicator::abort`] ends the whole job, and so does a
 //! panic on the main thread. Only [`Session::finish`] finalises, after success.
 
+use super::launch::STOPPED_BY_PANIC;
 use super::layout::{c_layout, check_all_gather, check_all_to_all, check_one_each, ranges, unpack};
 use super::meter::Meter;
 use super::{Comm, Communicator, Traffic, print_failure};
 use crate::error::{Error, Result};
+use crate::guard;
 use ::mpi::datatype::{Partition, PartitionMut};
 use ::mpi::environment::{Threading, Universe};
 use ::mpi::topology::{Communicator as _, SimpleCommunicator};
@@ -93,14 +95,18 @@ fn warn_if_slow(started: &mpsc::Receiver<()>) {
 }
 
 /// A panic on the main thread ends the job, before unwinding can block in a destructor. A panic on a
-/// worker thread is printed, and reaches the main thread as an error when the worker is joined.
+/// worker thread is printed, and reaches the main thread by unwinding or as an error when the worker is
+/// joined. A [guarded](guard) one is an error already.
 fn abort_on_panic(label: String) {
     let main = std::thread::current().id();
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        if guard::is_active() {
+            return;
+        }
         print(panic);
         if std::thread::current().id() == main {
-            end_job(&label, 1, "stopped by the panic above, a bug in tandem");
+            end_job(&label, 1, STOPPED_BY_PANIC);
         }
     }));
 }

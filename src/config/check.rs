@@ -9,8 +9,8 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 
-use super::Job;
 use super::job::{Data, Eval, Train};
+use super::{Bytes, Job};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, HashSet};
 use std::ops::{Deref, RangeInclusive};
@@ -84,6 +84,9 @@ pub fn check(job: &Job) -> Result<()> {
     buckets(job.checkpoint.buckets)?;
     if job.run_dir.as_deref() == Some("") {
         return Err(wrong("run_dir", "the run folder is empty").fix("leave it out for `runs/<name>`"));
+    }
+    if job.memory_limit == Some(Bytes(0)) {
+        return Err(wrong("memory_limit", "no table fits into no memory").fix("leave it out for what the machine has"));
     }
     job.threads.map_or(Ok(()), |threads| at_least_one("threads", threads))
 }

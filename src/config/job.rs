@@ -1,7 +1,7 @@
 //! The job as written in YAML: what serde can read. What it must also satisfy is in [`super::check`].
 
 use super::units::auto_or_number;
-use super::{Component, Every};
+use super::{Bytes, Component, Every};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -44,6 +44,10 @@ pub struct Job {
     /// CPU threads of each rank; default (`auto`): the machine's cores divided by the ranks on it.
     #[serde(default, deserialize_with = "auto_or_number", skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
+    /// Memory for the embedding tables of each rank, such as `20 GiB`; default: what the machine, or the
+    /// cluster job's control group, has left. A table that needs more ends the run with an error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<Bytes>,
 }
 
 /// `data:`.

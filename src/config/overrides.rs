@@ -5,6 +5,8 @@ use super::suggest::suggest;
 use crate::error::{Error, Result};
 use serde_yaml::{Mapping, Value};
 
+const QUOTES: &str = "put the whole override in quotes, as in `--set 'model.expert=[256, 128]'`";
+
 /// Deeper than any job; what reads the job recurses.
 const MAX_KEYS: usize = 32;
 
@@ -39,7 +41,7 @@ fn parse(text: &str) -> Result<(Vec<String>, Value)> {
         return Err(Error::job(format!("the override's key has more than {MAX_KEYS} parts")));
     }
     let value = serde_yaml::from_str(value)
-        .map_err(|error| Error::job(format!("the override's value is not YAML: {error}")))?;
+        .map_err(|error| Error::job(format!("the override's value is not YAML: {error}")).fix(QUOTES))?;
     Ok((keys, value))
 }
 
@@ -70,7 +72,8 @@ fn entry_index(entries: &[Value], path: &str, key: &str) -> Result<usize> {
         }
         let error =
             Error::job(format!("`{path}` has {} entries, counted from 0; there is no entry {i}", entries.len()));
-        return Err(error.at("key", path));
+        let all = if names.is_empty() { "give one of those".to_string() } else { suggest(key, &names, "names") };
+        return Err(error.at("key", path).fix(all));
     }
     match entries.iter().position(|entry| entry.get("name").and_then(Value::as_str) == Some(key)) {
         Some(i) => Ok(i),

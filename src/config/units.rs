@@ -1,4 +1,4 @@
-//! Values as people write them: `1 epoch`, `1000 steps`, `auto`.
+//! Values as people write them: `1 epoch`, `1000 steps`, `2 GiB`, `auto`.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
@@ -83,6 +83,82 @@ impl<'de> Deserialize<'de> for Every {
     }
 }
 
+/// An amount of memory, in bytes: `2 GiB`, `500 MB`, `1.5 TiB`, or a plain number of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bytes(pub u64);
+
+/// Units of [`Bytes`], largest first within each family.
+const BYTE_UNITS: [(&str, u64); 9] = [
+    ("TiB", 1 << 40),
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("TB", 1_000_000_000_000),
+    ("GB", 1_000_000_000),
+    ("MB", 1_000_000),
+    ("kB", 1000),
+    ("B", 1),
+];
+
+/// In the largest unit of which it is a whole number, so that it reads back as the same amount.
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = |&&(_, size): &&(&str, u64)| self.0 >= size && self.0.is_multiple_of(size);
+        let (unit, size) = BYTE_UNITS.iter().find(whole).copied().unwrap_or(("B", 1));
+        write!(f, "{} {unit}", self.0 / size)
+    }
+}
+
+impl FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no amount of memory: write `2 GiB`, `500 MB` or a number of bytes");
+        let text = text.trim();
+        let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = (&text[..digits], text[digits..].trim_start());
+        if unit.is_empty() {
+            return number.parse().map(Self).map_err(|_| wrong());
+        }
+        let (_, size) = BYTE_UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
+        if let Ok(whole) = number.parse::<u64>() {
+            return whole.checked_mul(*size).map(Self).ok_or_else(wrong);
+        }
+        match number.parse::<f64>().map(|number| number * *size as f64) {
+            Ok(bytes) if bytes < u64::MAX as f64 => Ok(Self(bytes as u64)),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Amount;
+        impl de::Visitor<'_> for Amount {
+            type Value = Bytes;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an amount of memory: `2 GiB`, `500 MB` or a number of bytes")
+            }
+
+            fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<Bytes, E> {
+                Ok(Bytes(bytes))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Bytes, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(Amount)
+    }
+}
+
 /// Reads `auto` (or nothing) as `None`, and a number as itself: for `#[serde(deserialize_with)]`.
 pub(super) fn auto_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
     struct AutoOrNumber;
@@ -124,6 +200,36 @@ mod tests {
         for wrong in ["", "epoch", "0 steps", "-1 epochs", "2 days", "1000"] {
             assert!(wrong.parse::<Every>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn amounts_of_memory_read_as_people_write_them() {
+        for (text, bytes) in [
+            ("2 GiB", 2 << 30),
+            ("2GiB", 2 << 30),
+            ("500 MB", 500_000_000),
+            ("1.5 KiB", 1536),
+            ("64 kB", 64_000),
+            ("7 B", 7),
+            ("1048576", 1 << 20),
+            ("0", 0),
+        ] {
+            assert_eq!(text.parse(), Ok(Bytes(bytes)), "{text}");
+        }
+        // `m` for mega or milli, `b` for bit or byte: not guessed.
+        for wrong in ["", "GiB", "2 gib", "2 G", "2 mb", "-1 GiB", "1.2.3 GiB", "1.5", "2 GiB x", "99999999 TiB"] {
+            assert!(wrong.parse::<Bytes>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn amounts_of_memory_survive_being_written() {
+        for bytes in [0, 1, 1000, 1024, 1536, 3 << 30, 2_000_000_000, u64::MAX] {
+            let written = serde_yaml::to_string(&Bytes(bytes)).unwrap();
+            assert_eq!(serde_yaml::from_str::<Bytes>(&written).unwrap(), Bytes(bytes), "{written}");
+        }
+        assert_eq!(Bytes(3 << 30).to_string(), "3 GiB");
+        assert_eq!(Bytes(1_500_000).to_string(), "1500 kB");
     }
 
     #[test]

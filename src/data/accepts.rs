@@ -7,6 +7,8 @@ use arrow::datatypes::DataType;
 pub enum Accepts {
     /// Integers, floats, booleans, times.
     Number,
+    /// The same, as a label.
+    Label,
     /// Integers, strings, booleans, times.
     Id,
     /// [`Accepts::Id`] or a list of them.
@@ -21,7 +23,7 @@ impl Accepts {
     /// Whether a column of `kind` can be read.
     pub fn accepts(self, kind: &DataType) -> bool {
         match self {
-            Self::Number => is_number(kind),
+            Self::Number | Self::Label => is_number(kind),
             Self::Id => is_id(kind),
             Self::IdOrList => is_id(kind) || list_item(kind).is_some_and(is_id),
             Self::IdList => list_item(kind).is_some_and(is_id),
@@ -32,7 +34,7 @@ impl Accepts {
     /// The accepted types, for a message.
     pub fn describe(self) -> &'static str {
         match self {
-            Self::Number => "an integer, float, boolean, date or time",
+            Self::Number | Self::Label => "an integer, float, boolean, date or time",
             Self::Id => "an integer, string, boolean, date or time",
             Self::IdOrList => "an integer, string, boolean, date or time, or a list of those",
             Self::IdList => "a list of integers, strings, booleans, dates or times",
@@ -48,6 +50,9 @@ impl Accepts {
                  embedding) or `kind: vector`"
             }
             Self::IdList => "use `kind: categorical` for a column with one id a row",
+            Self::Label => {
+                "write the label as a number: 0 or 1 (binary), a class from 0, or a real value; null if unknown"
+            }
             Self::Number if is_string(kind) => "write the column as numbers, or make it `kind: categorical`",
             Self::Number if list_item(kind).is_some() => "use `kind: vector` for a list of numbers",
             Self::Vector => "use `kind: numeric` for a column with one number a row",

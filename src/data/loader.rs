@@ -15,10 +15,9 @@ use super::statistics::Statistics;
 use super::store::Store;
 use super::stream::{LaneStream, Part};
 use crate::error::{Error, Result};
-use std::any::Any;
+use crate::guard;
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -234,7 +233,7 @@ impl Shared {
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
             };
             drop(state);
-            let taken = self.timed(|| stream.take(self.layout.rows_per_lane));
+            let taken = self.timed(|| stream.take(self.layout.rows_per_lane)).map_err(|error| stream.named(error));
             if let Some((step, parts)) = self.deliver(lane, stream, taken) {
                 let batch = self.timed(|| self.assemble(parts));
                 let mut state = self.lock();
@@ -247,13 +246,13 @@ impl Shared {
         }
     }
 
-    /// Runs `f`, turning a panic (of the Parquet reader on a damaged page, say) into an error: a thread
-    /// that dies silently would leave the step waiting for ever.
+    /// Runs `f`, turning a panic into an error: a thread that dies silently would leave the step waiting for
+    /// ever.
     fn timed<T>(&self, f: impl FnOnce() -> Result<T>) -> Result<T> {
         let start = Instant::now();
-        let result = catch_unwind(AssertUnwindSafe(f));
+        let result = guard::run(f);
         self.busy_ns.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
-        result.unwrap_or_else(|panic| Err(Error::data(format!("decoding failed: {}", panic_text(panic.as_ref())))))
+        result.unwrap_or_else(|panic| Err(Error::internal(format!("decoding failed: {panic}"))))
     }
 
     /// Puts a lane's rows in their step and the lane back. Returns the step's parts if they are complete.
@@ -306,11 +305,6 @@ impl Shared {
         self.work.notify_all();
         batch.transpose()
     }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("unknown panic")
 }
 
 #[cfg(test)]

@@ -3,10 +3,14 @@
 //! Rank 0 lists the files; the footer of file `i` is read by rank `i mod R`; the rest is gathered. Every
 //! rank then holds the same plan, so that all of them know how many steps an epoch has.
 
+use super::batch::Origin;
 use super::schema::Schema;
 use super::store::{BlobReader, FileInfo, Store, list_all, partitions};
 use crate::comm::{Communicator, collectives};
 use crate::error::{Error, Result};
+use crate::guard;
+use arrow::array::{ArrayRef, Int64Array, StringArray, new_null_array};
+use arrow::datatypes::DataType;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use rayon::prelude::*;
 use serde::de::DeserializeOwned;
@@ -49,6 +53,17 @@ pub enum Constant {
     Text(String),
 }
 
+impl Constant {
+    /// A column that holds it `rows` times.
+    pub fn repeated(&self, rows: usize) -> ArrayRef {
+        match self {
+            Self::Null => new_null_array(&DataType::Int64, rows),
+            Self::Int(number) => Arc::new(Int64Array::from_value(*number, rows)),
+            Self::Text(text) => Arc::new(StringArray::from_iter_values(std::iter::repeat_n(text, rows))),
+        }
+    }
+}
+
 /// One row group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RowGroup {
@@ -80,7 +95,7 @@ impl Plan {
         for message in collectives::all_gather_messages(comm, &encoded(&footers)?)? {
             all.extend(decoded::<Vec<Footer>>(&message)?);
         }
-        Self::assemble(files, all, patterns)
+        collectives::agree(comm, Self::assemble(files, all, patterns))
     }
 
     fn assemble(files: Vec<File>, mut footers: Vec<Footer>, patterns: &[String]) -> Result<Self> {
@@ -109,6 +124,12 @@ impl Plan {
     /// The path of the file that a row group is in.
     pub fn path(&self, row_group: u32) -> &str {
         &self.files[self.row_groups[row_group as usize].file as usize].path
+    }
+
+    /// Adds the address of a row to an error.
+    pub fn name_row(&self, error: Error, row: Origin) -> Error {
+        let group = self.row_groups[row.row_group as usize];
+        error.at("file", self.path(row.row_group)).at("row group", group.index).at("row", row.row)
     }
 
     /// Compressed bytes over all row groups, all columns.
@@ -157,8 +178,9 @@ fn footer(store: &dyn Store, file: &File, index: usize, schema: &Schema) -> Resu
 
 /// Reads a footer; what is not a whole Parquet file is an error that names it.
 pub(super) fn load_footer(reader: &BlobReader, path: &str, options: ArrowReaderOptions) -> Result<ArrowReaderMetadata> {
-    ArrowReaderMetadata::load(reader, options).map_err(|source| {
-        Error::data(format!("this is not a whole Parquet file: {source}"))
+    let loaded = guard::run(|| ArrowReaderMetadata::load(reader, options));
+    loaded.and_then(|loaded| loaded.map_err(|e| e.to_string())).map_err(|what| {
+        Error::data(format!("this is not a whole Parquet file: {what}"))
             .at("file", path)
             .fix("write the file again (it may be cut short or still being written), or narrow the pattern in `data:`")
     })

@@ -7,8 +7,9 @@ use super::plan::{Constant, Plan, load_footer};
 use super::schema::Schema;
 use super::store::{BlobReader, Store};
 use crate::error::{Error, Result};
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, new_null_array};
-use arrow::datatypes::{DataType, Field, Schema as ArrowSchema};
+use crate::guard;
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::{Field, Schema as ArrowSchema};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
@@ -92,14 +93,13 @@ impl Files {
                 ProjectionMask::roots(metadata.parquet_schema(), roots)
             }
         };
-        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(reader, metadata)
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(reader, metadata)
             .with_row_groups(vec![group.index as usize])
             .with_projection(mask)
             .with_batch_size(batch_rows.min(piece.rows as usize))
             .with_offset(piece.start as usize)
-            .with_limit(piece.rows as usize)
-            .build()
-            .map_err(|source| damaged(&file.path, group.index, &source.to_string()))?;
+            .with_limit(piece.rows as usize);
+        let reader = untrusted(|| builder.build()).map_err(|what| damaged(&file.path, group.index, &what))?;
         let constant =
             |name: &&str| file.partitions.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
         Ok(PieceReader {
@@ -189,10 +189,11 @@ impl PieceReader {
         }
         let batch = match self.pending.take() {
             Some(batch) => batch,
-            None => match self.reader.next() {
-                Some(batch) => batch.map_err(|e| damaged(&self.file, self.number, &e.to_string()))?,
-                None => return Err(changed(&self.file, self.number)),
-            },
+            None => {
+                let batch = untrusted(|| self.reader.next().transpose());
+                let batch = batch.map_err(|what| damaged(&self.file, self.number, &what))?;
+                batch.ok_or_else(|| changed(&self.file, self.number))?
+            }
         };
         let rows = batch.num_rows().min(limit);
         if rows < batch.num_rows() {
@@ -213,20 +214,18 @@ impl PieceReader {
     fn wanted(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
         let column = |(name, constant): (&String, &Option<Constant>)| match (batch.column_by_name(name), constant) {
             (Some(array), _) => Ok(array.clone()),
-            (None, Some(value)) => Ok(repeated(value, batch.num_rows())),
+            (None, Some(value)) => Ok(value.repeated(batch.num_rows())),
             (None, None) => Err(changed(&self.file, self.number).at("column", name)),
         };
         self.names.iter().zip(&self.constants).map(column).collect()
     }
 }
 
-/// A column that holds one value `rows` times.
-fn repeated(value: &Constant, rows: usize) -> ArrayRef {
-    match value {
-        Constant::Null => new_null_array(&DataType::Int64, rows),
-        Constant::Int(number) => Arc::new(Int64Array::from_value(*number, rows)),
-        Constant::Text(text) => Arc::new(StringArray::from_iter_values(std::iter::repeat_n(text, rows))),
-    }
+/// Runs the Parquet reader, which fails on some damaged bytes and panics on others.
+fn untrusted<T, E: std::fmt::Display>(
+    read: impl FnOnce() -> std::result::Result<T, E>,
+) -> std::result::Result<T, String> {
+    guard::run(read)?.map_err(|e| e.to_string())
 }
 
 fn damaged(file: &str, row_group: u32, source: &str) -> Error {

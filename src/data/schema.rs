@@ -173,6 +173,12 @@ impl Schema {
                 }
                 return Err(missing_column(file, column, fields, partitions));
             };
+            if fields.fields().iter().filter(|field| *field.name() == column.name).count() > 1 {
+                return Err(Error::data(format!("two columns are named `{}`", column.name))
+                    .at("file", file)
+                    .at("column", &column.name)
+                    .fix("write the file again with one of them under another name"));
+            }
             let kind = field.data_type();
             if let Some((accepts, key)) = column.uses.iter().find(|(accepts, _)| !accepts.accepts(kind)) {
                 return Err(Error::data(format!(
@@ -280,7 +286,7 @@ impl Schema {
         let mut columns =
             TaskColumns { name: task.name.clone(), kind: task.kind, classes, label: None, mask: None, group: None };
         if purpose != Purpose::Predict {
-            columns.label = Some(self.column(&task.label, Accepts::Number, key("label")));
+            columns.label = Some(self.column(&task.label, Accepts::Label, key("label")));
             columns.mask = task.where_column.as_ref().map(|name| self.column(name, Accepts::Number, key("where")));
         }
         if let (Some(name), Purpose::Evaluate) = (&task.gauc, purpose) {

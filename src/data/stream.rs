@@ -98,6 +98,14 @@ impl LaneStream {
         Ok(parts)
     }
 
+    /// Names the file being read in an error that names none: that of a panic.
+    pub fn named(&self, error: Error) -> Error {
+        match &self.reader {
+            Some(reader) if error.place("file").is_none() => error.at("file", reader.place(0).file),
+            _ => error,
+        }
+    }
+
     fn decode_block(&mut self) -> Result<()> {
         let base = self.decoded;
         self.sequence.clear();

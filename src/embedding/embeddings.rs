@@ -145,6 +145,13 @@ impl Embeddings {
         self.tables[table].import(rows, &self.memory)
     }
 
+    /// Cuts the tables to their limits as after the update of `step`. Without effect on the tables of a checkpoint,
+    /// unless their limits have been changed since it was saved.
+    pub fn trim(&mut self, step: u64) {
+        let evicted = self.tables.iter_mut().fold(false, |any, table| table.evict(step) || any);
+        self.generation += u64::from(evicted);
+    }
+
     /// Rows and bytes of each table on this rank.
     pub fn stats(&self) -> Vec<TableStats> {
         self.tables.iter().map(Table::stats).collect()

@@ -6,7 +6,7 @@ use super::memory::Memory;
 use super::pool::{self, BagRoute};
 use super::spec::Mode;
 use super::table::Table;
-use crate::comm::Communicator;
+use crate::comm::{Communicator, collectives};
 use crate::data::batch::IdColumn;
 use crate::error::{Error, Result};
 use rayon::prelude::*;
@@ -104,7 +104,11 @@ impl Embeddings {
                 find(table, &dedup.ids, &dedup.counts, mode, memory, &mut route.slots)
             })
             .collect();
-        done.into_iter().collect::<Result<()>>()?;
+        let done = done.into_iter().collect::<Result<()>>();
+        // Tables grow alike on all ranks: where one has no memory left, many will not.
+        if mode != Mode::Evaluate {
+            collectives::agree(comm, done)?;
+        }
 
         let (out, into) = (Layout::of_received(routes, dims, *size), Layout::of_sent(routes, dims, *size));
         wire.rows_out.resize(out.len(), 0.0);

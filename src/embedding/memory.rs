@@ -20,6 +20,15 @@ pub struct Shortage {
     pub needed_bytes: u64,
     /// Bytes that may still be used; `None` where the allocator itself refused.
     pub left_bytes: Option<u64>,
+    /// Whether a limit that was set refused it, rather than the machine.
+    pub by_limit: bool,
+}
+
+impl Shortage {
+    /// The allocator itself refused.
+    pub fn of_system(needed_bytes: usize) -> Self {
+        Self { needed_bytes: needed_bytes as u64, left_bytes: None, by_limit: false }
+    }
 }
 
 /// The result of asking for memory.
@@ -51,12 +60,12 @@ impl Memory {
         if let Some(limit) = self.limit_bytes {
             let left = limit.saturating_sub(state.used_bytes);
             if bytes > left {
-                return Err(Shortage { needed_bytes: bytes, left_bytes: Some(left) });
+                return Err(Shortage { needed_bytes: bytes, left_bytes: Some(left), by_limit: true });
             }
         } else if state.unchecked_bytes + bytes > CHECK_BYTES {
             let left = available_bytes();
             if bytes > left {
-                return Err(Shortage { needed_bytes: bytes, left_bytes: Some(left) });
+                return Err(Shortage { needed_bytes: bytes, left_bytes: Some(left), by_limit: false });
             }
             state.unchecked_bytes = 0;
         }
@@ -98,10 +107,10 @@ mod tests {
     fn a_limit_counts_what_is_reserved_and_released() {
         let memory = Memory::new(Some(100));
         assert_eq!(memory.reserve(60), Ok(()));
-        assert_eq!(memory.reserve(41), Err(Shortage { needed_bytes: 41, left_bytes: Some(40) }));
+        assert_eq!(memory.reserve(41), Err(Shortage { needed_bytes: 41, left_bytes: Some(40), by_limit: true }));
         memory.release(30);
         assert_eq!(memory.reserve(41), Ok(()));
-        assert_eq!(memory.reserve(30), Err(Shortage { needed_bytes: 30, left_bytes: Some(29) }));
+        assert_eq!(memory.reserve(30), Err(Shortage { needed_bytes: 30, left_bytes: Some(29), by_limit: true }));
     }
 
     #[test]
@@ -109,6 +118,6 @@ mod tests {
         let memory = Memory::new(None);
         assert_eq!(memory.reserve(1 << 20), Ok(()));
         let refused = memory.reserve(1 << 60).unwrap_err();
-        assert!(refused.left_bytes.is_some_and(|left| left < 1 << 60));
+        assert!(refused.left_bytes.is_some_and(|left| left < 1 << 60) && !refused.by_limit);
     }
 }

@@ -65,18 +65,26 @@ impl Table {
 
     /// The error for growth that was refused.
     pub fn too_large(&self, shortage: Shortage) -> Error {
-        let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
-        let left = shortage.left_bytes.map_or("the system gives none".to_string(), |b| format!("{} are left", mib(b)));
+        let amount = |bytes: u64| match bytes {
+            0..0x100_0000 => format!("{} KiB", bytes.div_ceil(1 << 10)),
+            _ => format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
+        };
+        let left = match shortage.left_bytes {
+            Some(bytes) if shortage.by_limit => format!("`memory_limit` leaves {}", amount(bytes)),
+            Some(bytes) => format!("{} are left", amount(bytes)),
+            None => "the system gives none".to_string(),
+        };
+        let raise = if shortage.by_limit { "raise `memory_limit`, " } else { "" };
         Error::data(format!(
-            "embedding table {} needs {} more memory and {left}",
+            "embedding table `{}` needs {} more memory, and {left}",
             self.spec.name,
-            mib(shortage.needed_bytes)
+            amount(shortage.needed_bytes)
         ))
         .at("table", &self.spec.name)
         .at("rows on this rank", self.len())
         .at("bytes on this rank", self.stats().total_bytes())
         .fix(format!(
-            "set `tables.{0}.eviction.max_rows` or `tables.{0}.admission.min_count`, use a smaller dim, or more \
+            "{raise}set `tables.{0}.eviction.max_rows` or `tables.{0}.admission.min_count`, use a smaller dim, or more \
              ranks on more machines",
             self.spec.name
         ))

@@ -185,7 +185,7 @@ impl Table {
         }
         let slot = self.meta.rows();
         if slot == NO_SLOT as usize {
-            return Err(Shortage { needed_bytes: self.rows.row_bytes() as u64, left_bytes: None });
+            return Err(Shortage::of_system(self.rows.row_bytes()));
         }
         grow_arena(&mut self.meta, memory)?;
         grow_arena(&mut self.rows, memory)?;
@@ -261,7 +261,7 @@ pub(super) fn grow_index<T>(index: &mut HashTable<T>, memory: &Memory, hasher: i
     let before = index.allocation_size();
     let after = (index.num_buckets() * 2).max(4) * (size_of::<T>() + 1) + 16;
     memory.reserve(after)?;
-    index.try_reserve(1, hasher).map_err(|_| Shortage { needed_bytes: after as u64, left_bytes: None })?;
+    index.try_reserve(1, hasher).map_err(|_| Shortage::of_system(after))?;
     memory.release(before);
     Ok(())
 }
@@ -272,7 +272,7 @@ fn grow_arena<T: Copy>(arena: &mut Arena<T>, memory: &Memory) -> Fit<()> {
         return Ok(());
     }
     memory.reserve(arena.page_bytes())?;
-    arena.grow().map_err(|_| Shortage { needed_bytes: arena.page_bytes() as u64, left_bytes: None })
+    arena.grow().map_err(|_| Shortage::of_system(arena.page_bytes()))
 }
 
 /// The hash that a bucket's index probes with: the low bits, which are the bucket, come last.

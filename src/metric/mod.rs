@@ -122,6 +122,13 @@ pub fn higher_is_better(name: &str) -> Result<bool> {
     }
 }
 
+/// Names of the values that a task can be judged by, `loss` among them.
+pub fn scores_of(task: &Task) -> Vec<&'static str> {
+    let applies = |definition: &&Definition| (definition.build)(task, 1).is_some();
+    let values = REGISTRY.iter().filter(applies).flat_map(|definition| definition.values);
+    values.filter(|(_, better)| *better != Better::Neither).map(|(name, _)| *name).chain(["loss"]).collect()
+}
+
 /// A quotient, undefined for an empty or vanishing denominator.
 fn quotient(numerator: f64, denominator: f64) -> Value {
     if denominator == 0.0 { Value::Undefined } else { Value::real(numerator / denominator) }

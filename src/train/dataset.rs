@@ -1,8 +1,9 @@
 //! One split of the data: its files, what is read of them, and the batches of one rank.
 
 use super::step::Trainable;
-use crate::comm::Comm;
+use crate::comm::{Comm, collectives};
 use crate::config::job::{Job, Paths};
+use crate::data::batch::Batch;
 use crate::data::lanes::{Cursor, Layout, Order};
 use crate::data::loader::{Loader, Options, Source};
 use crate::data::plan::Plan;
@@ -10,7 +11,7 @@ use crate::data::reader::{Columns, Files};
 use crate::data::schema::{Purpose, Schema, TaskColumns};
 use crate::data::statistics::Statistics;
 use crate::data::store::Store;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::metric::{self, Evaluator, TaskReport};
 use crate::observe::{Stage, Stages};
 use std::sync::Arc;
@@ -38,7 +39,7 @@ impl Dataset {
         purpose: Purpose,
     ) -> Result<Option<Self>> {
         let Some(paths) = paths else { return Ok(None) };
-        let schema = Schema::new(job, purpose)?;
+        let schema = collectives::agree(comm.as_ref(), Schema::new(job, purpose))?;
         let plan = Plan::read(comm.as_ref(), store.as_ref(), &job.data.resolve(paths), &schema)?;
         Ok(Some(Self { plan: Arc::new(plan), schema: Arc::new(schema), store: store.clone() }))
     }
@@ -96,14 +97,22 @@ impl Dataset {
         let layout = Layout::evaluate(self.plan.rows, global_batch, comm.size());
         let mut loader = self.loader(comm, statistics, layout, Order::sequential(), Cursor::default(), 2)?;
         let mut evaluator = Evaluator::new(&self.metric_tasks(), self.plan.rows);
-        while let Some(batch) = loader.next()? {
+        let mut scored = Ok(());
+        // What fails on one rank ends all of them before the next exchange.
+        while let Some(batch) = collectives::agree(comm.as_ref(), scored.and_then(|()| loader.next()))? {
             let logits = trainable.infer(comm, &batch)?;
-            for (task, (logits, target)) in logits.iter().zip(&batch.targets).enumerate() {
-                let groups = self.schema.tasks[task].group.map_or(&[][..], |group| &batch.groups[group]);
-                evaluator.add(task, logits, &target.label, &target.weight, groups)?;
-            }
+            scored = self.score(&mut evaluator, &batch, &logits);
         }
         evaluator.finish(comm.as_ref())
+    }
+
+    fn score(&self, evaluator: &mut Evaluator, batch: &Batch, logits: &[Vec<f32>]) -> Result<()> {
+        check_predictions(&self.schema, &self.plan, batch, logits)?;
+        for (task, (logits, target)) in logits.iter().zip(&batch.targets).enumerate() {
+            let groups = self.schema.tasks[task].group.map_or(&[][..], |group| &batch.groups[group]);
+            evaluator.add(task, logits, &target.label, &target.weight, groups)?;
+        }
+        Ok(())
     }
 
     fn metric_tasks(&self) -> Vec<metric::Task> {
@@ -115,4 +124,16 @@ impl Dataset {
         };
         self.schema.tasks.iter().map(task).collect()
     }
+}
+
+/// A model that diverged predicts NaN or infinity for some rows. They must not pass for scores.
+pub fn check_predictions(schema: &Schema, plan: &Plan, batch: &Batch, logits: &[Vec<f32>]) -> Result<()> {
+    for (task, logits) in schema.tasks.iter().zip(logits) {
+        let Some(bad) = logits.iter().position(|logit| !logit.is_finite()) else { continue };
+        let error = Error::numeric(format!("the prediction of task `{}` is {}", task.name, logits[bad]))
+            .fix("the model has diverged: lower the learning rates, or look for extreme values in the row named here");
+        let row = bad / task.classes;
+        return Err(if batch.present[row] { plan.name_row(error, batch.origin[row]) } else { error });
+    }
+    Ok(())
 }

@@ -128,8 +128,9 @@ impl DensePart {
         let norm = (gram::quadratic(&reduced.gram, weights) + reduced.own_square).max(0.0).sqrt();
         if !norm.is_finite() {
             return Err(Error::numeric("the gradient is not finite")
-                .at("step", self.updates)
-                .fix("lower the learning rates, set optimizer.clip_norm, or standardize large numeric features"));
+                .at("after step", self.updates)
+                .fix("lower the learning rates, set optimizer.clip_norm, or standardize large numeric features")
+                .agreed());
         }
         let factor = self.clip_norm.map_or(1.0, |limit| clip::factor(norm, limit));
         self.combine(weights, factor);

@@ -1,9 +1,10 @@
 //! Which metric of which task decides: what is "best", and when to stop early.
 
-use crate::config::job::{Job, TaskKind};
+use crate::config::job::{self, Job, TaskKind};
 use crate::config::suggest;
 use crate::error::{Error, Result};
-use crate::metric::{TaskReport, higher_is_better, score};
+use crate::metric::{self, TaskReport, higher_is_better, score};
+use std::collections::BTreeSet;
 
 /// A metric to improve, of one task or of the mean over tasks.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +37,17 @@ impl Goal {
                 .at("key", format!("{key}.task"))
                 .fix(suggest(task, &names, "tasks")));
         }
+        let of_task = |t: &&job::Task| task == "mean" || task == t.name;
+        let known: BTreeSet<&str> = job.tasks.iter().filter(of_task).flat_map(scores_of).collect();
+        if !known.contains(metric) {
+            let known: Vec<&str> = known.into_iter().collect();
+            return Err(Error::job(format!(
+                "`{metric}` is not defined for {}",
+                if task == "mean" { "any task" } else { task }
+            ))
+            .at("key", format!("{key}.metric"))
+            .fix(suggest(metric, &known, "metrics here")));
+        }
         Ok(Self { metric: metric.to_string(), task: task.to_string(), higher })
     }
 
@@ -45,5 +57,41 @@ impl Goal {
         let improves =
             |value: &f64| before.is_none_or(|before| if self.higher { *value > before } else { *value < before });
         Ok(value.filter(improves))
+    }
+}
+
+/// What a task can be judged by. GAUC needs a column to group by.
+fn scores_of(task: &job::Task) -> Vec<&'static str> {
+    let outputs = task.classes.unwrap_or(1);
+    metric::scores_of(&metric::Task { name: String::new(), kind: task.kind, outputs, grouped: task.gauc.is_some() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn goal(best: &str, task: &str) -> Result<Goal> {
+        let yaml = format!(
+            "name: x\ndata: {{train: a}}\nfeatures: []\nmodel: {{kind: mmoe}}\ntrain: {{eval: {{best: {best}}}}}\n\
+             tasks: [{{name: click, label: click{task}}}, {{name: stars, label: stars, kind: regression}}]"
+        );
+        Goal::best(&serde_yaml::from_str(&yaml).unwrap())
+    }
+
+    #[test]
+    fn a_metric_that_no_task_has_is_refused_before_training() {
+        for (best, task, part) in [
+            ("{metric: gauc}", "", "`gauc` is not defined for any task"),
+            ("{metric: auc, task: stars}", "", "`auc` is not defined for stars"),
+            ("{metric: accuracy}", "", "the metrics here are: "),
+            ("{metric: guac}", "", "did you mean `gauc`"),
+        ] {
+            let error = goal(best, task).unwrap_err();
+            assert!(error.to_string().contains(part), "{best}: {error}");
+            assert_eq!(error.place("key"), Some("train.eval.best.metric"));
+        }
+        goal("{metric: gauc}", ", gauc: user").unwrap();
+        goal("{metric: auc, task: click}", "").unwrap();
+        goal("{metric: loss, task: stars}", "").unwrap();
     }
 }

@@ -93,14 +93,11 @@ fn check_finite(
     let outputs = tasks[i].outputs;
     let values: Vec<f32> = logits[i].flatten_all()?.to_vec1()?;
     let row = values.chunks_exact(outputs).position(|row| row.iter().any(|v| !v.is_finite()));
-    let mut error = Error::numeric(format!("the loss of task `{}` is not finite", tasks[i].name))
-        .at("rank", comm.rank())
+    let error = Error::numeric(format!("the loss of task `{}` is not finite", tasks[i].name))
         .fix("lower the learning rates, set optimizer.clip_norm, or look for extreme values in the row named here");
-    if let Some(origin) = row.and_then(|row| batch.origin.get(row)) {
-        error = error
-            .at("file", plan.path(origin.row_group))
-            .at("row group", plan.row_groups[origin.row_group as usize].index)
-            .at("row", origin.row);
-    }
+    let error = match row.and_then(|row| batch.origin.get(row)) {
+        Some(&origin) => plan.name_row(error, origin),
+        None => error,
+    };
     collectives::agree(comm, Err(error))
 }

@@ -128,7 +128,7 @@ pub fn statistics(manifest: &Manifest) -> Result<Statistics> {
 }
 
 /// Keys that a resumed run must not change, since the saved state only makes sense with them.
-const FIXED: [&str; 13] = [
+const FIXED: [&str; 12] = [
     "seed",
     "features",
     "tasks",
@@ -141,8 +141,10 @@ const FIXED: [&str; 13] = [
     "data.shuffle_window",
     "data.weight",
     "checkpoint.buckets",
-    "tables",
 ];
+
+/// The same of a table. Its limits may change: they are what a run that outgrew its memory needs.
+const FIXED_OF_TABLE: [&str; 2] = ["init", "optimizer.kind"];
 
 /// A resumed run must have the job and the training rows of its checkpoint. The rest (epochs, learning rates,
 /// evaluation, checkpoints, paths) may change.
@@ -150,10 +152,15 @@ pub fn check_same_job(manifest: &Manifest, job: &Job, data: &str) -> Result<()> 
     let parse = |e: serde_yaml::Error| Error::checkpoint(format!("the checkpoint's job cannot be read: {e}"));
     let saved: Value = serde_yaml::from_str(&manifest.job).map_err(parse)?;
     let mine = serde_yaml::to_value(job).map_err(parse)?;
-    for key in FIXED {
-        let at = |value: &Value| key.split('.').try_fold(value.clone(), |v, part| v.get(part).cloned());
-        if at(&saved) != at(&mine) {
-            return Err(Error::job(format!("`{key}` differs from the job of the checkpoint"))
+    let mut keys: Vec<String> = FIXED.iter().map(ToString::to_string).collect();
+    let tables = [&saved, &mine].into_iter().filter_map(|job| job.get("tables")?.as_mapping());
+    for table in tables.flat_map(|tables| tables.keys()).filter_map(Value::as_str) {
+        keys.extend(FIXED_OF_TABLE.map(|key| format!("tables.{table}.{key}")));
+    }
+    for key in &keys {
+        let at = |job: &Value| key.split('.').try_fold(job.clone(), |value, part| value.get(part).cloned());
+        if let Some(Difference { key, saved, mine }) = difference(key, at(&saved).as_ref(), at(&mine).as_ref()) {
+            return Err(Error::job(format!("`{key}` is {mine}, and {saved} in the job of the checkpoint"))
                 .at("key", key)
                 .fix("set it back to go on with this run, or train anew in another --run-dir"));
         }
@@ -164,4 +171,39 @@ pub fn check_same_job(manifest: &Manifest, job: &Job, data: &str) -> Result<()> 
             .fix("restore the files (row groups and their order) to go on, or train anew in another --run-dir"));
     }
     Ok(())
+}
+
+/// Where two jobs part.
+struct Difference {
+    key: String,
+    saved: String,
+    mine: String,
+}
+
+/// The first difference at or below `key`.
+fn difference(key: &str, saved: Option<&Value>, mine: Option<&Value>) -> Option<Difference> {
+    match (saved, mine) {
+        (Some(Value::Mapping(a)), Some(Value::Mapping(b))) => {
+            let names = a.keys().chain(b.keys()).filter_map(Value::as_str);
+            names.into_iter().find_map(|name| difference(&format!("{key}.{name}"), a.get(name), b.get(name)))
+        }
+        (Some(Value::Sequence(a)), Some(Value::Sequence(b))) => {
+            let longest = a.len().max(b.len());
+            (0..longest).find_map(|i| difference(&format!("{key}[{i}]"), a.get(i), b.get(i)))
+        }
+        (a, b) if a == b => None,
+        (a, b) => Some(Difference { key: key.to_string(), saved: shown(a), mine: shown(b) }),
+    }
+}
+
+fn shown(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => "not set".to_string(),
+        Some(Value::Mapping(mapping)) => match mapping.get("name").and_then(Value::as_str) {
+            Some(name) => format!("`{name}`"),
+            None => "set".to_string(),
+        },
+        Some(Value::Sequence(_)) => "a list".to_string(),
+        Some(value) => serde_yaml::to_string(value).unwrap_or_default().trim().to_string(),
+    }
 }

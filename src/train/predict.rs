@@ -2,14 +2,16 @@
 //!
 //! The rows are cut into consecutive, equal shares, one per rank. A rank writes one file per input file it
 //! reads from, named by where its rows begin (`part-<file>-<row group>-<row>.parquet`), so that the files in the
-//! order of their names hold the rows in the order of the input.
+//! order of their names hold the rows in the order of the input. What the input's folders say (`dt=2024-01-01/…`)
+//! becomes columns.
 
-use super::dataset::Dataset;
+use super::dataset::{Dataset, check_predictions};
 use super::trained::Trained;
 use crate::comm::{Comm, collectives};
 use crate::config::job::{Paths, TaskKind};
 use crate::data::batch::Batch;
 use crate::data::decode::empty_batch;
+use crate::data::plan;
 use crate::data::scan::{self, Scan, Scanned};
 use crate::data::schema::Purpose;
 use crate::data::store::Store;
@@ -20,6 +22,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -45,21 +48,22 @@ pub fn predict(
     // Every batch asks other ranks for embedding rows, so all run as many as the one with the most.
     let mut rounds = [scan::steps(&pieces, batch_rows) as u64];
     collectives::all_reduce_max(comm.as_ref(), &mut rounds)?;
-    let mut scan = Scan::new(data.source(&trained.statistics), pieces, batch_rows)?;
+    let scan = Scan::new(data.source(&trained.statistics), pieces, batch_rows);
+    let mut scan = collectives::agree(comm.as_ref(), scan)?;
     let mut output = Output { dir: out.to_path_buf(), writer: None };
+    let mut written = Ok(());
     for _ in 0..rounds[0] {
-        match scan.next()? {
-            Some(rows) => {
-                let logits = trained.trainable.infer(comm, &rows.batch)?;
-                let columns = predictions(trained, &logits)?;
-                output.write(&data, &scan, &rows, columns)?;
-            }
-            None => {
-                trained.trainable.infer(comm, &padding(&data))?;
-            }
-        }
+        // What fails on one rank ends all of them before the next exchange.
+        let rows = collectives::agree(comm.as_ref(), written.and_then(|()| scan.next()))?;
+        let padding = rows.is_none().then(|| padding(&data));
+        let batch = rows.as_ref().map(|rows| &rows.batch).or(padding.as_ref());
+        let logits = trained.trainable.infer(comm, batch.ok_or_else(|| Error::internal("no batch to score"))?)?;
+        written = rows.map_or(Ok(()), |rows| {
+            check_predictions(&data.schema, &data.plan, &rows.batch, &logits)?;
+            output.write(&data, &scan, &rows, predictions(trained, &logits)?)
+        });
     }
-    collectives::agree(comm.as_ref(), output.finish())?;
+    collectives::agree(comm.as_ref(), written.and_then(|()| output.finish()))?;
     Ok(data.plan.rows)
 }
 
@@ -71,8 +75,9 @@ fn padding(data: &Dataset) -> Batch {
 }
 
 fn prepare(out: &Path) -> Result<()> {
-    std::fs::create_dir_all(out).map_err(|e| Error::io("creating", out, &e))?;
-    let mut entries = std::fs::read_dir(out).map_err(|e| Error::io("listing", out, &e))?;
+    let refused = |e| Error::io("creating the output folder", out, &e).fix("choose a folder to write to with --out");
+    std::fs::create_dir_all(out).map_err(refused)?;
+    let mut entries = std::fs::read_dir(out).map_err(refused)?;
     match entries.next() {
         Some(_) => Err(Error::job("the folder for the predictions is not empty")
             .at("path", out.display())
@@ -135,16 +140,18 @@ impl Output {
     ) -> Result<()> {
         let group = data.plan.row_groups[rows.row_group as usize];
         let source = data.plan.path(rows.row_group);
+        let mut added = folder_columns(&data.plan.files[group.file as usize], &rows.input);
+        added.extend(predictions);
         if self.writer.as_ref().is_none_or(|part| part.file != group.file) {
             self.finish()?;
-            let name = format!("part-{:05}-{:05}-{:08}.parquet", group.file, group.index, rows.first_row);
+            let name = format!("part-{:05}-{:05}-{:010}.parquet", group.file, group.index, rows.first_row);
             let written = scan.arrow_schema(rows.row_group)?;
-            let schema = extended(&written, &predictions, source)?;
+            let schema = extended(&written, added.iter().map(|(field, _)| field), source)?;
             self.writer = Some(Part::create(self.dir.join(name), group.file, schema)?);
         }
         let Some(part) = &mut self.writer else { return Ok(()) };
         let mut columns = rows.input.columns().to_vec();
-        columns.extend(predictions.into_iter().map(|(_, array)| array));
+        columns.extend(added.into_iter().map(|(_, array)| array));
         let batch = RecordBatch::try_new(part.schema.clone(), columns)
             .map_err(|e| Error::internal(format!("predictions do not fit their file: {e}")).at("file", source))?;
         part.writer.write(&batch).map_err(|e| refused(&part.path, &e))
@@ -172,20 +179,41 @@ fn aside(path: &Path) -> PathBuf {
 }
 
 fn refused(path: &Path, error: &parquet::errors::ParquetError) -> Error {
+    // The rows before are written anyway, and their space is needed.
+    let _ = std::fs::remove_file(aside(path));
     if let parquet::errors::ParquetError::External(source) = error
         && let Some(io) = source.downcast_ref::<std::io::Error>()
     {
-        return Error::io("writing predictions", path, io);
+        let error = Error::io("writing predictions", path, io);
+        return match io.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                error.fix("free space or choose an --out on another disk, then predict again into an empty folder")
+            }
+            _ => error,
+        };
     }
     Error::data(format!("predictions cannot be written: {error}")).at("file", path.display())
 }
 
-fn extended(input: &ArrowSchema, predictions: &[(Field, ArrayRef)], source: &str) -> Result<Arc<ArrowSchema>> {
+/// The columns that the folders of the input file's path give, where the file has none of that name.
+fn folder_columns(file: &plan::File, input: &RecordBatch) -> Vec<(Field, ArrayRef)> {
+    let given = file.partitions.iter().filter(|(name, _)| input.column_by_name(name).is_none());
+    given
+        .map(|(name, value)| {
+            let array = value.repeated(input.num_rows());
+            (Field::new(name, array.data_type().clone(), true), array)
+        })
+        .collect()
+}
+
+/// The columns of a part: the input's, and those `added`.
+fn extended<'a>(input: &ArrowSchema, added: impl Iterator<Item = &'a Field>, source: &str) -> Result<Arc<ArrowSchema>> {
     let mut fields: Vec<_> = input.fields().iter().cloned().collect();
-    for (field, _) in predictions {
+    for field in added {
         if input.field_with_name(field.name()).is_ok() {
             return Err(Error::data(format!("the input already has a column `{}`", field.name()))
                 .at("file", source)
+                .at("column", field.name())
                 .fix("drop or rename this column, or predict from the original rows"));
         }
         fields.push(Arc::new(field.clone()));

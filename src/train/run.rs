@@ -67,6 +67,8 @@ pub struct Run {
     cursor: Cursor,
     progress: Progress,
     saved: Option<u64>,
+    /// Whether each task has had a labelled row in this epoch, or since the run was resumed.
+    labelled: Vec<bool>,
     best: Goal,
     stop: Option<Goal>,
 }
@@ -86,20 +88,19 @@ impl Run {
         let train = open(Some(&job.data.train), Purpose::Train)?.ok_or_else(|| Error::internal("no training data"))?;
         let valid = open(job.data.valid.as_ref(), Purpose::Evaluate)?;
         let test = open(job.data.test.as_ref(), Purpose::Evaluate)?;
-        let layout = Layout::train(train.plan.rows, job.train.global_batch, job.data.lanes)?;
-        layout.hosted(comm.rank(), comm.size())?;
-        job.data.lanes = Some(layout.lanes);
-
+        // What the job alone decides comes before the first pass over the data.
+        let parts = collectives::agree(comm.as_ref(), Parts::build(&comm, &mut job, &train))?;
+        let Parts { layout, schedule, trainable, best, stop } = parts;
         let statistics = Arc::new(match &manifest {
-            Some(manifest) => persist::statistics(manifest)?,
+            Some(manifest) => collectives::agree(comm.as_ref(), persist::statistics(manifest))?,
             None => train.statistics(&comm)?,
         });
-        let schedule = optim::schedule::build(&mut job.optimizer.schedule, layout.steps())?;
         let mut run = Self {
-            trainable: setup::build(&comm, &mut job, &train.schema)?,
-            best: Goal::best(&job)?,
-            stop: Goal::stop(&job)?,
+            trainable,
+            best,
+            stop,
             saved: None,
+            labelled: vec![false; job.tasks.len()],
             total_steps: total_steps(&job, layout.steps()),
             run_dir: run_dir.to_path_buf(),
             step: 0,
@@ -126,6 +127,8 @@ impl Run {
         collectives::agree(comm.as_ref(), persist::check_same_job(manifest, &self.job, &self.train.fingerprint()))?;
         let restored = persist::restore(comm.as_ref(), path, manifest, &mut self.trainable);
         collectives::agree(comm.as_ref(), restored)?;
+        // A run that outgrew its memory goes on with tighter limits, and needs the room before its first step.
+        self.trainable.embeddings.trim(manifest.step.saturating_sub(1));
         self.step = manifest.step;
         self.saved = Some(manifest.step);
         self.cursor = manifest.cursor;
@@ -160,7 +163,7 @@ impl Run {
         let mut ending = None;
         while ending.is_none() && self.step < self.total_steps {
             let mut loader = self.loader()?;
-            while let Some(batch) = self.stages.time(Stage::DecodeWait, || loader.next())? {
+            while let Some(batch) = self.next_batch(&mut loader)? {
                 let report = self.one_step(&batch, stop_asked(), &mut meter, observer)?;
                 ending = meter.paused(|| self.after_step(&report, observer))?;
                 if ending.is_some() || self.step == self.total_steps {
@@ -190,7 +193,11 @@ impl Run {
         let rows = self.layout.rows_in_step(self.cursor.taken);
         meter.rows += rows;
         let epoch = self.cursor.epoch;
+        self.labelled.iter_mut().zip(&report.present).for_each(|(any, &present)| *any |= present);
         self.advance();
+        if self.cursor.epoch > epoch {
+            self.warn_of_unlabelled();
+        }
         let logged = self.step.is_multiple_of(self.job.train.log_every.max(1));
         if logged || self.step == 1 || self.step == self.total_steps {
             let event = Step::new(self.step, epoch, meter.lap(), lr_factor, &self.task_names(), &report);
@@ -240,6 +247,12 @@ impl Run {
     fn loader(&self) -> Result<Loader> {
         let order = Order::shuffled(self.job.seed, self.job.data.shuffle_window);
         self.train.loader(&self.comm, &self.statistics, self.layout, order, self.cursor, self.job.data.prefetch)
+    }
+
+    /// The next batch of this rank, or the error of any rank's.
+    fn next_batch(&self, loader: &mut Loader) -> Result<Option<Batch>> {
+        let next = self.stages.time(Stage::DecodeWait, || loader.next());
+        self.stages.time(Stage::Exchange, || collectives::agree(self.comm.as_ref(), next))
     }
 
     /// Moves the cursor over one step.
@@ -309,8 +322,42 @@ impl Run {
         collectives::agree(self.comm.as_ref(), told)
     }
 
+    /// A task without labels costs time and learns nothing, and no metric of it says so.
+    fn warn_of_unlabelled(&mut self) {
+        for (task, labelled) in self.job.tasks.iter().zip(&mut self.labelled) {
+            if self.comm.rank() == 0 && !*labelled {
+                tracing::warn!(
+                    "task `{}` had no labelled row in this epoch: is its column `{}` all null, or its `where` never true?",
+                    task.name,
+                    task.label
+                );
+            }
+            *labelled = false;
+        }
+    }
+
     fn task_names(&self) -> Vec<String> {
         self.job.tasks.iter().map(|t| t.name.clone()).collect()
+    }
+}
+
+/// What follows from the job and the number of rows; the same on every rank.
+struct Parts {
+    layout: Layout,
+    schedule: Box<dyn Schedule>,
+    trainable: Trainable,
+    best: Goal,
+    stop: Option<Goal>,
+}
+
+impl Parts {
+    fn build(comm: &Comm, job: &mut Job, train: &Dataset) -> Result<Self> {
+        let layout = Layout::train(train.plan.rows, job.train.global_batch, job.data.lanes)?;
+        layout.hosted(comm.rank(), comm.size())?;
+        job.data.lanes = Some(layout.lanes);
+        let (best, stop) = (Goal::best(job)?, Goal::stop(job)?);
+        let schedule = optim::schedule::build(&mut job.optimizer.schedule, layout.steps())?;
+        Ok(Self { layout, schedule, trainable: setup::build(comm, job, &train.schema)?, best, stop })
     }
 }
 

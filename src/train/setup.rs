@@ -16,7 +16,8 @@ use send_wrapper::SendWrapper;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Builds everything that is trained. Fills the resolved options of the components into `job`.
+/// Builds everything that is trained, without a word to other ranks. Fills the resolved options of the components
+/// into `job`.
 pub fn build(comm: &Comm, job: &mut Job, schema: &Schema) -> Result<Trainable> {
     let tasks = task_specs(job);
     let tables = table_specs(job, schema)?;
@@ -28,7 +29,10 @@ pub fn build(comm: &Comm, job: &mut Job, schema: &Schema) -> Result<Trainable> {
     let optimizer = optim::build(&mut job.optimizer.dense)?;
     let dense = DensePart::new(&store, &shared, optimizer, job.optimizer.clip_norm, comm.as_ref())?;
     let balancer = balance::build(&mut job.balance, tasks.len())?;
-    let embeddings = Embeddings::new(tables, bags, job.checkpoint.buckets, job.seed, comm.rank(), comm.size())?;
+    let mut embeddings = Embeddings::new(tables, bags, job.checkpoint.buckets, job.seed, comm.rank(), comm.size())?;
+    if let Some(limit) = job.memory_limit {
+        embeddings = embeddings.with_memory_limit(limit.0);
+    }
     Ok(Trainable { embeddings, store, model, spec, tasks, dense, balancer, seed: job.seed })
 }
 

@@ -66,6 +66,8 @@ pub struct StepInput<'a> {
 pub struct StepReport {
     /// Mean loss of each task over the global batch, static weight included.
     pub losses: Vec<f64>,
+    /// Whether each task has a labelled row in the global batch.
+    pub present: Vec<bool>,
     /// Weight that the balancer gave each task.
     pub weights: Vec<f64>,
     /// K × K Gram matrix of the global shared gradients; empty for methods that need only losses.
@@ -88,7 +90,8 @@ impl Trainable {
         let context = Context { tap: tap.clone(), ..context(comm, batch, true, self.seed, step)? };
         let output = stages.time(Stage::Forward, || self.model.forward(&leaves.input, &context))?;
         let losses = stages
-            .time(Stage::Forward, || losses::compute(comm.as_ref(), &self.tasks, &output.logits, batch, plan, stop))?;
+            .time(Stage::Forward, || losses::compute(comm.as_ref(), &self.tasks, &output.logits, batch, plan, stop))
+            .map_err(|error| error.at("after step", step))?;
         let pass = Pass { leaves: &leaves, output: &output, losses: &losses, step };
         let Weighed { weights, reduced, gram, leaf_gradients } = match tap {
             None => self.weigh_losses(comm.as_ref(), &pass, stages)?,
@@ -105,7 +108,7 @@ impl Trainable {
             self.embeddings.update(comm.as_ref(), lookup, &pooled, &sequences, lr_factor)
         })?;
         let gram = if gram { reduced.gram } else { Vec::new() };
-        Ok(StepReport { losses: losses.means, weights, gram, grad_norm, stop: losses.stop })
+        Ok(StepReport { losses: losses.means, present: losses.present, weights, gram, grad_norm, stop: losses.stop })
     }
 
     /// Weights from the losses, then one backward pass of the weighted sum.

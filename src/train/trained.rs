@@ -37,17 +37,23 @@ impl Trained {
             Ok((path, manifest, job))
         });
         let (path, manifest, mut job) = collectives::agree(comm.as_ref(), found)?;
-        let schema = Schema::new(&job, Purpose::Predict)?;
-        let mut trainable = setup::build(comm, &mut job, &schema)?;
+        // It was set for the machines and the number of ranks that trained.
+        job.memory_limit = None;
+        let built = Schema::new(&job, Purpose::Predict).and_then(|schema| setup::build(comm, &mut job, &schema));
+        let mut trainable = collectives::agree(comm.as_ref(), built)?;
         let restored = persist::restore(comm.as_ref(), &path, &manifest, &mut trainable);
         collectives::agree(comm.as_ref(), restored)?;
-        let statistics = Arc::new(persist::statistics(&manifest)?);
+        let statistics = Arc::new(collectives::agree(comm.as_ref(), persist::statistics(&manifest))?);
         Ok(Self { job, path, step: manifest.step, trainable, statistics })
     }
 }
 
+/// A job that cannot be read or is not sound was not written by this version of tandem.
 fn saved_job(manifest: &Manifest) -> Result<Job> {
-    let job: Job = serde_yaml::from_str(&manifest.job)
-        .map_err(|e| Error::checkpoint(format!("the checkpoint's job cannot be read: {e}")))?;
-    Ok(Checked::new(job)?.into_job())
+    let unusable = |what: String| {
+        Error::checkpoint(format!("the checkpoint's job cannot be used: {what}"))
+            .fix(format!("use the version of tandem that wrote it: {}", manifest.tandem))
+    };
+    let job: Job = serde_yaml::from_str(&manifest.job).map_err(|e| unusable(e.to_string()))?;
+    Ok(Checked::new(job).map_err(|e| unusable(e.to_string()))?.into_job())
 }

@@ -82,6 +82,7 @@ fn data_and_training() {
         ("model:", "checkpoint: {buckets: 131072}\nmodel:", "checkpoint.buckets", "use 65536"),
         ("model:", "run_dir: ''\nmodel:", "run_dir", "empty"),
         ("model:", "threads: 0\nmodel:", "threads", "1 or more"),
+        ("model:", "memory_limit: 0 GiB\nmodel:", "memory_limit", "no memory"),
     ] {
         assert_refused(from, to, key, part);
     }

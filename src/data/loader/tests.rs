@@ -279,6 +279,62 @@ fn files_that_break_during_the_run_are_named() {
     }
 }
 
+/// A store whose data pages make the reader panic, as damaged ones can.
+struct Panicking;
+
+struct Panics(Bytes);
+
+impl Blob for Panics {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+    fn read_range(&self, start: u64, length: usize) -> std::io::Result<bytes::Bytes> {
+        // The first column's pages; the footer stands at the end.
+        assert!(start > 4, "a planned panic");
+        self.0.read_range(start, length)
+    }
+}
+
+impl Store for Panicking {
+    fn list(&self, pattern: &str) -> Result<Vec<super::super::store::FileInfo>> {
+        Local.list(pattern)
+    }
+    fn open(&self, path: &str) -> Result<Arc<dyn Blob>> {
+        Ok(Arc::new(Panics(Bytes(std::fs::read(path).map_err(|e| Error::io("opening", path.as_ref(), &e))?))))
+    }
+}
+
+/// Whoever reads, on whatever thread: the loader's, this one, rayon's.
+#[test]
+fn a_panic_of_the_reader_is_an_error_that_names_the_file() {
+    let mut data = data(&[100], 50);
+    data.source.store = Arc::new(Panicking);
+    let layout = Layout { rows: 100, lanes: 2, rows_per_lane: 5 };
+    let options = Options { layout, order: Order::sequential(), lanes: 0..2, prefetch: 2, threads: 2 };
+    let mut loader = Loader::start(data.source.clone(), options, Cursor::default()).unwrap();
+    let loaded = (0..=20).find_map(|_| loader.next().err());
+    let scanned = Scan::new(data.source.clone(), share(&data.source.plan, 0, 1), 10).unwrap().next().err();
+    let job = JOB.replace("name: x", "name: x, column: row");
+    let files = Files::new(Arc::new(Panicking), data.source.plan.clone(), Arc::new(schema(&job)), Columns::Needed);
+    let summed = Statistics::collect(&Solo, &files).err();
+    for error in [loaded, scanned, summed] {
+        let error = error.expect("an error").to_string();
+        for part in ["cannot read the row group: a planned panic", "000.parquet", "row group 0", "fix:"] {
+            assert!(error.contains(part), "no {part} in {error}");
+        }
+    }
+}
+
+#[test]
+fn a_panic_of_the_decoder_is_an_error() {
+    let data = data(&[10], 10);
+    let layout = Layout { rows: 10, lanes: 1, rows_per_lane: 5 };
+    let options = Options { layout, order: Order::sequential(), lanes: 0..1, prefetch: 1, threads: 1 };
+    let loader = Loader::start(data.source.clone(), options, Cursor::default()).unwrap();
+    let error = loader.shared.timed::<()>(|| panic!("a planned panic")).unwrap_err();
+    assert!(error.to_string().contains("a planned panic"), "{error}");
+}
+
 #[test]
 fn partition_folders_become_columns() {
     let folder = tempfile::tempdir().unwrap();

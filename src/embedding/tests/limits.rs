@@ -174,7 +174,16 @@ fn a_table_too_large_for_memory_is_an_error_that_names_it() {
         })
         .expect("100 000 rows in 1 MiB");
     let text = error.to_string();
-    for word in ["table item", "more memory", "rows on this rank", "bytes on this rank", "fix:", "max_rows"] {
+    for word in [
+        "table `item`",
+        "more memory",
+        "`memory_limit` leaves",
+        "raise `memory_limit`",
+        "rows on this rank",
+        "bytes on this rank",
+        "fix:",
+        "max_rows",
+    ] {
         assert!(text.contains(word), "{text}");
     }
     assert!(embeddings.stats()[0].total_bytes() <= (1 << 20) + 4096, "{:?}", embeddings.stats());
