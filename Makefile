@@ -4,13 +4,15 @@ SHELL := bash
 # Rust that was installed a minute ago is not yet on the shell's path.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
+SCRIPTS := .ci/install .ci/run jobs/demo.sh
+
 .PHONY: help demo test build lint doc bench install
 
 help:
 	@echo 'make demo    build, write a synthetic log, train on it with 2 MPI ranks, compare with the best possible'
 	@echo 'make test    run every test'
 	@echo 'make build   build target/release/tandem'
-	@echo 'make lint    check format, warnings and scripts'
+	@echo 'make lint    check format, warnings and shell scripts'
 	@echo 'make doc     build the documentation of the code'
 	@echo 'make bench   run the benchmarks'
 
@@ -21,7 +23,8 @@ demo: install
 	@jobs/demo.sh
 
 # nextest runs each test in its own process and ends one that hangs, but knows no documentation tests.
-test: install
+test:
+	@.ci/install test
 	@if cargo nextest --version >/dev/null 2>&1; then \
 	    echo cargo nextest run; cargo nextest run; \
 	else \
@@ -37,9 +40,7 @@ lint:
 	@.ci/install lint
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
-	@if command -v shellcheck >/dev/null; then \
-	    echo shellcheck .ci/install .ci/run jobs/demo.sh; shellcheck .ci/install .ci/run jobs/demo.sh; \
-	fi
+	shellcheck $(SCRIPTS)
 
 doc: install
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps

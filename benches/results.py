@@ -41,7 +41,9 @@ def train(job, seed):
         for override in options.set:
             command += ["--set", override]
         root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} if os.geteuid() == 0 else {}
-        subprocess.run(MPIRUN + ["-n", str(options.ranks)] + command, check=True, env=os.environ | root)
+        if options.ranks > 1:
+            command = MPIRUN + ["-n", str(options.ranks)] + command
+        subprocess.run(command, check=True, env=os.environ | root)
     return test_event(run)
 
 

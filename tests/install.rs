@@ -43,8 +43,9 @@ impl Machine {
         self
     }
 
-    fn install(&self) -> Output {
+    fn install(&self, purpose: &[&str]) -> Output {
         Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/install"))
+            .args(purpose)
             .env_clear()
             .env("PATH", self.folder.path())
             .env("HOME", self.folder.path())
@@ -56,7 +57,11 @@ impl Machine {
 
     /// Expects a failure that says `part` and prints `line` as it can be pasted.
     fn assert_says(&self, part: &str, line: &str) {
-        let output = self.install();
+        self.assert_says_for(&[], part, line);
+    }
+
+    fn assert_says_for(&self, purpose: &[&str], part: &str, line: &str) {
+        let output = self.install(purpose);
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success(), "{said}");
         assert!(said.contains(part), "no {part:?} in {said}");
@@ -75,7 +80,7 @@ esac"#;
 
 #[test]
 fn nothing_is_said_when_nothing_is_missing() {
-    let output = Machine::new(&[("mpicc", ""), ("mpirun", "")]).install();
+    let output = Machine::new(&[("mpicc", ""), ("mpirun", "")]).install(&[]);
     assert!(output.status.success());
     assert!(output.stdout.is_empty() && output.stderr.is_empty(), "{output:?}");
 }
@@ -108,10 +113,30 @@ fn without_apt_the_line_is_the_system_s_own() {
 }
 
 #[test]
+fn tests_and_lint_need_more() {
+    let built = [("mpicc", ""), ("mpirun", ""), ("apt-get", "exit 1")];
+    let line = |package: &str| format!("sudo apt-get update && sudo apt-get install -y {package}");
+    let old_python = [built.as_slice(), &[("python3", "exit 1")]].concat();
+    Machine::new(&old_python).assert_says_for(&["test"], "only root may install", &line("python3-venv"));
+    Machine::new(&built).assert_says_for(&["lint"], "only root may install", &line("shellcheck"));
+    let whole = [built.as_slice(), &[("python3", ""), ("shellcheck", "")]].concat();
+    for purpose in ["test", "lint"] {
+        let output = Machine::new(&whole).install(&[purpose]);
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    }
+    Machine::new(&[("mpicc", ""), ("mpirun", ""), ("dnf", "")]).assert_says_for(
+        &["lint"],
+        "no apt-get here: shellcheck",
+        "sudo dnf install -y gcc make openssh-clients clang-devel ShellCheck openmpi-devel && \
+         export PATH=$PATH:/usr/lib64/openmpi/bin",
+    );
+}
+
+#[test]
 fn what_will_be_installed_is_said_first() {
     let by_sudo = ("sudo", r#"[ "$1" = -n ] && shift; [ "$1" = true ] || exec "$@""#);
     for stand_ins in [&[("apt-get", APT_GET), ("id", "echo 0")][..], &[("apt-get", APT_GET), by_sudo]] {
-        let output = Machine::new(stand_ins).install();
+        let output = Machine::new(stand_ins).install(&[]);
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{said}");
         assert_eq!(said, "tandem: installing openmpi-bin libopenmpi-dev\n");

@@ -252,8 +252,8 @@ mod tests {
         let report = evaluator.finish(&crate::comm::solo::Solo).unwrap();
         assert_eq!(
             serde_json::to_string(&report[0]).unwrap(),
-            "{\"auc\":null,\"auc_bound\":null,\"logloss\":0.6931471805599453,\"ne\":null,\"calibration\":null,\
-             \"ece\":0.5,\"rows\":1,\"positives\":0}"
+            "{\"auc\":null,\"auc_bound\":null,\"logloss\":0.6931471805599453,\"normalized_entropy\":null,\
+             \"calibration\":null,\"ece\":0.5,\"rows\":1,\"positives\":0}"
         );
     }
 

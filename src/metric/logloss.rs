@@ -8,7 +8,7 @@ use crate::config::job::TaskKind;
 use crate::error::Result;
 
 pub(super) const DEFINITION: Definition = Definition {
-    values: &[("logloss", Better::Lower), ("ne", Better::Lower)],
+    values: &[("logloss", Better::Lower), ("normalized_entropy", Better::Lower)],
     build: |task, _| (task.kind == TaskKind::Binary).then(|| Box::new(LogLoss::default()) as Box<dyn Metric>),
 };
 

@@ -170,7 +170,7 @@ mod tests {
         for name in ["auc", "gauc", "accuracy"] {
             assert!(higher_is_better(name).unwrap(), "{name}");
         }
-        for name in ["loss", "logloss", "ne", "ece", "rmse", "mae"] {
+        for name in ["loss", "logloss", "normalized_entropy", "ece", "rmse", "mae"] {
             assert!(!higher_is_better(name).unwrap(), "{name}");
         }
         let error = higher_is_better("guac").unwrap_err();

@@ -2,16 +2,24 @@
 
 use super::{TaskReport, Value};
 
+/// Values that stand in JSON only, so that the table of a binary task fits a terminal; the bound of an AUC that
+/// is not exact stands beside it.
+const NOT_SHOWN: [&str; 4] = ["auc_bound", "gauc_equal", "gauc_groups", "gauc_skipped"];
+
+/// Headings that are shorter than the name in JSON.
+const SHORT: [(&str, &str); 1] = [("normalized_entropy", "ne")];
+
 /// One line per task, one aligned column per metric. An AUC that is not exact carries its bound
 /// (`0.812345 ±2e-7`); a value that does not exist says `undefined`, a metric that does not apply `-`.
 pub fn render(reports: &[TaskReport]) -> String {
     let mut names: Vec<&str> = Vec::new();
     for (name, _) in reports.iter().flat_map(|report| &report.values) {
-        if *name != "auc_bound" && !names.contains(name) {
+        if !NOT_SHOWN.contains(name) && !names.contains(name) {
             names.push(name);
         }
     }
-    let mut table = vec![std::iter::once("task").chain(names.iter().copied()).map(String::from).collect::<Vec<_>>()];
+    let mut table =
+        vec![std::iter::once("task").chain(names.iter().copied().map(heading)).map(String::from).collect::<Vec<_>>()];
     for report in reports {
         let cells = names.iter().map(|name| cell(report, name));
         table.push(std::iter::once(report.task.clone()).chain(cells).collect());
@@ -26,6 +34,10 @@ pub fn render(reports: &[TaskReport]) -> String {
         line + "\n"
     };
     table.iter().map(line).collect()
+}
+
+fn heading(name: &str) -> &str {
+    SHORT.iter().find(|(long, _)| *long == name).map_or(name, |(_, short)| short)
 }
 
 fn cell(report: &TaskReport, name: &str) -> String {
@@ -56,7 +68,9 @@ mod tests {
                 values: vec![
                     ("auc", Value::Real(0.8123456)),
                     ("auc_bound", Value::Real(2.4e-7)),
+                    ("gauc_groups", Value::Count(3)),
                     ("logloss", Value::Real(0.000012)),
+                    ("normalized_entropy", Value::Real(0.5)),
                     ("rows", Value::Count(1200)),
                 ],
             },
@@ -65,9 +79,9 @@ mod tests {
                 values: vec![("auc", Value::Undefined), ("auc_bound", Value::Undefined), ("rows", Value::Count(7))],
             },
         ];
-        let want = "task              auc    logloss  rows\n\
-                    click  0.812346 ±2e-7  1.2000e-5  1200\n\
-                    buy         undefined          -     7\n";
+        let want = "task              auc    logloss        ne  rows\n\
+                    click  0.812346 ±2e-7  1.2000e-5  0.500000  1200\n\
+                    buy         undefined          -         -     7\n";
         assert_eq!(render(&reports), want);
         assert_eq!(render(&[]), "task\n");
     }

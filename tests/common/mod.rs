@@ -8,6 +8,16 @@ use std::time::Duration;
 /// Ends a job that hangs, so that its test fails instead. Far above what any of these jobs takes.
 const TIMEOUT_S: u64 = 120;
 
+/// Settings of `mpirun` by the environment, since flags differ between MPI libraries: more ranks than cores, which
+/// then should not spin (Open MPI 4 reads the first two, 5 the third), and root, as whom containers run tests.
+pub const MPI_SETTINGS: [(&str, &str); 5] = [
+    ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
+    ("OMPI_MCA_mpi_yield_when_idle", "1"),
+    ("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe"),
+    ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
+    ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
+];
+
 /// Runs `program` on `ranks` MPI ranks of this machine.
 ///
 /// Returns `None` where there is no `mpirun`, having said so, for the test to skip the rest; on a CI
@@ -22,14 +32,7 @@ pub fn mpirun(ranks: usize, program: &Path, args: &[&str]) -> Option<Output> {
         .args(["-n", &ranks.to_string()])
         .arg(program)
         .args(args)
-        // Settings go by the environment, since flags differ between MPI libraries. More ranks than
-        // cores, which then should not spin; Open MPI 4 reads the first two, 5 the third.
-        .env("OMPI_MCA_rmaps_base_oversubscribe", "1")
-        .env("OMPI_MCA_mpi_yield_when_idle", "1")
-        .env("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe")
-        // Containers run tests as root.
-        .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
-        .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
+        .envs(MPI_SETTINGS)
         // `mpirun` ends its ranks itself when it is late; a kill from outside could leave them running.
         .env("MPIEXEC_TIMEOUT", TIMEOUT_S.to_string())
         .timeout(Duration::from_secs(TIMEOUT_S + 30))

@@ -133,8 +133,8 @@ fn a_limit_on_the_size_of_files_is_an_error_like_a_full_disk() {
     assert_eq!(fixture.checkpoints(), ["step-00000002"]);
     fixture.assert_evaluates();
 
-    let output =
-        limited(format!("predict {} --data {} --out {}", fixture.arg("run"), fixture.arg("train"), fixture.arg("out")));
+    let predict = format!("predict {} --data {} --out {}", fixture.arg("run"), fixture.arg("train"), fixture.arg("out"));
+    let output = limited(8, predict);
     assert_refused(&output, 1, &["writing predictions failed", "out/part-", "File too large"]);
     assert!(names(&fixture.path("out")).is_empty());
 

@@ -5,9 +5,10 @@
     tandem eval    RUN --data 'log/test/*.parquet' --json > eval.json
     check_metrics.py predictions eval.json --group user_id
 
-`predictions` is a folder of Parquet files (or one file) with the label columns and, for every task T, the
-probability `pred_T`. `eval.json` has `{"tasks": {T: {"auc": ..., ...}}}`. Exits with 1 if a metric is missing
-or further from scikit-learn's than 1e-6 (for AUC and GAUC: or than the bound that tandem states).
+`predictions` is a folder of Parquet files (or one file) with the label columns and, for every task T, `pred_T`:
+a probability, a list of probabilities (a multiclass task), or a number (a task named by --regression).
+`eval.json` has `{"tasks": {T: {"auc": ..., ...}}}`. Exits with 1 if a metric is missing or further from
+scikit-learn's than 1e-6 (for AUC and GAUC: or than the bound that tandem states).
 """
 
 import argparse
@@ -15,8 +16,9 @@ import json
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.dataset
-from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, mean_squared_error, roc_auc_score
 
 TOLERANCE = 1e-6
 
@@ -53,8 +55,8 @@ def calibration(label, score):
     return float(score.sum() / label.sum()) if label.sum() > 0 else None
 
 
-def expected_metrics(label, score, group):
-    """What scikit-learn says about one task."""
+def of_binary(label, score, group):
+    """What scikit-learn says about a binary task."""
     metrics = {
         "auc": auc(label, score),
         "logloss": float(log_loss(label, score, labels=[0, 1])),
@@ -68,20 +70,52 @@ def expected_metrics(label, score, group):
     return metrics
 
 
+def of_regression(label, predicted):
+    """What scikit-learn says about a regression."""
+    squared = float(mean_squared_error(label, predicted))
+    return {
+        "mae": float(mean_absolute_error(label, predicted)),
+        "rmse": squared**0.5,
+        "mse": squared,
+        "rows": len(label),
+    }
+
+
+def of_multiclass(label, probabilities):
+    """What scikit-learn says about a multiclass task."""
+    classes = range(probabilities.shape[1])
+    return {
+        "accuracy": float(accuracy_score(label, probabilities.argmax(axis=1))),
+        "logloss": float(log_loss(label, probabilities, labels=classes)),
+        "rows": len(label),
+    }
+
+
 def codes(column):
     """Group keys of any type as integers: equal keys, equal integers."""
     return np.unique(column.to_numpy(zero_copy_only=False), return_inverse=True)[1]
 
 
-def labelled_rows(table, task, args):
-    """Label, probability and group of the rows that carry the task's label."""
+def predictions(column):
+    """A column of numbers, or of lists of numbers, as an array."""
+    if pa.types.is_nested(column.type):
+        return np.stack(column.to_numpy()).astype(np.float64)
+    return column.to_pandas().to_numpy(dtype=np.float64)
+
+
+def expected_metrics(table, task, args):
+    """What scikit-learn says about the rows that carry the task's label."""
     label = table[args.label.get(task, task)].to_pandas().to_numpy(dtype=np.float64, na_value=np.nan)
-    score = table[f"pred_{task}"].to_pandas().to_numpy(dtype=np.float64)
+    predicted = predictions(table[f"pred_{task}"])
     keep = ~np.isnan(label)
     if task in args.where:
         keep &= table[args.where[task]].to_pandas().fillna(0).to_numpy().astype(bool)
-    group = codes(table[args.group].combine_chunks())[keep] if args.group else None
-    return label[keep], score[keep], group
+    label, predicted = label[keep], predicted[keep]
+    if task in args.regression:
+        return of_regression(label, predicted)
+    if predicted.ndim == 2:
+        return of_multiclass(label, predicted)
+    return of_binary(label, predicted, codes(table[args.group].combine_chunks())[keep] if args.group else None)
 
 
 def differs(name, got, expected, bound):
@@ -120,6 +154,7 @@ def main():
     parser.add_argument("--group", help="column of GAUC's groups")
     parser.add_argument("--label", action="append", default=[], metavar="TASK=COLUMN", help="default: the task's name")
     parser.add_argument("--where", action="append", default=[], metavar="TASK=COLUMN", help="only rows where it is true")
+    parser.add_argument("--regression", action="append", default=[], metavar="TASK", help="a task that predicts numbers")
     args = parser.parse_args()
     args.label, args.where = pairs(args.label), pairs(args.where)
 
@@ -131,7 +166,7 @@ def main():
     if not predicted:
         problems.append("the predictions have no column pred_<task>")
     for task in sorted(predicted & reported.keys()):
-        problems += check(task, reported[task], expected_metrics(*labelled_rows(table, task, args)))
+        problems += check(task, reported[task], expected_metrics(table, task, args))
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0

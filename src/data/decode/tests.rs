@@ -123,6 +123,16 @@ fn strings_hash_alike_in_every_encoding() {
 }
 
 #[test]
+fn a_dictionary_without_values_is_all_null() {
+    let values = || StringArray::from(Vec::<&str>::new());
+    let narrow: DictionaryArray<Int8Type> = DictionaryArray::new(Int8Array::from(vec![None; 2]), Arc::new(values()));
+    let plain: DictionaryArray<Int32Type> = DictionaryArray::new(Int32Array::from(vec![None; 2]), Arc::new(values()));
+    for array in [Arc::new(narrow) as ArrayRef, Arc::new(plain)] {
+        assert_eq!(ids("kind: categorical", array), [Vec::<u64>::new(), vec![]]);
+    }
+}
+
+#[test]
 fn a_null_inside_a_dictionary_is_a_null() {
     let values: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), None]));
     let keys = Int32Array::from(vec![Some(1), Some(0), None]);
