@@ -30,7 +30,7 @@ impl Admission {
                 .fix("use 1 or more, or remove `admission`"));
         }
         let probability = options.probability.unwrap_or(1.0);
-        super::kinds::check(
+        super::options::check(
             probability > 0.0 && probability <= 1.0,
             key,
             "probability",

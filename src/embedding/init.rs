@@ -1,7 +1,7 @@
 //! Initial rows: a pure function of (seed, table name, id), so that any rank draws the same row.
 
-use super::kinds;
-use crate::config::Component;
+use super::options;
+use crate::config::{Component, unknown_kind};
 use crate::error::Result;
 use crate::random::{hash, mix, text, to_unit};
 use serde::{Deserialize, Serialize};
@@ -56,17 +56,17 @@ impl Init {
             "uniform" => {
                 let given: UniformOptions = component.options(key)?;
                 let bound = given.bound.unwrap_or(1.0 / (dim.max(1) as f64).sqrt());
-                kinds::check(bound >= 0.0, key, "bound", bound, "a number ≥ 0")?;
+                options::check(bound >= 0.0, key, "bound", bound, "a number ≥ 0")?;
                 component.resolve(&UniformOptions { bound: Some(bound) })?;
                 Ok(Self::Uniform(bound))
             }
             "normal" => {
                 let options: NormalOptions = component.options(key)?;
-                kinds::check(options.std >= 0.0, key, "std", options.std, "a number ≥ 0")?;
+                options::check(options.std >= 0.0, key, "std", options.std, "a number ≥ 0")?;
                 component.resolve(&options)?;
                 Ok(Self::Normal(options.std))
             }
-            kind => Err(kinds::unknown("initialiser", kind, key, &["uniform", "normal", "zeros"])),
+            kind => Err(unknown_kind(key, kind, &["uniform", "normal", "zeros"])),
         }
     }
 

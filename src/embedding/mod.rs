@@ -20,18 +20,16 @@ mod embeddings;
 mod eviction;
 mod exchange;
 mod init;
-mod kinds;
 mod lookup;
 mod memory;
 mod message;
 pub mod optimizer;
+mod options;
 mod pool;
 mod rows;
 mod spec;
 mod stats;
 mod table;
-#[cfg(test)]
-mod testing;
 #[cfg(test)]
 mod tests;
 mod update;

@@ -175,12 +175,13 @@ fn total(comm: &dyn Communicator, mut pairs: Pairs) -> Result<Pairs> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::testing::{self, dealt};
+    use crate::comm::threads;
+    use crate::metric::testing::dealt;
     use proptest::prelude::*;
 
     /// AUC and bound over `ranks` ranks, the rows dealt unevenly; asserts that all ranks agree.
     fn auc(rows: &[(f32, bool)], level: u32, ranks: usize) -> Option<(f64, f64)> {
-        let values = testing::run(ranks, |comm| {
+        let values = threads::ranks(ranks, |comm| {
             let mut auc = Box::new(Auc::new(level));
             for (logit, positive) in dealt(rows, comm) {
                 let labels = [f32::from(u8::from(positive))];
@@ -233,7 +234,7 @@ mod tests {
     #[test]
     fn ranges_share_the_work() {
         let rows: Vec<(f32, bool)> = (0..4000).map(|i| ((i as f32).sqrt() - 20.0, i % 2 == 0)).collect();
-        let shares = testing::run(4, |comm| {
+        let shares = threads::ranks(4, |comm| {
             let mut auc = Auc::new(0);
             for (score, _) in dealt(&rows, comm) {
                 auc.positives.push(key(score));

@@ -198,7 +198,8 @@ impl Running {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::testing::{self, dealt};
+    use crate::comm::threads;
+    use crate::metric::testing::dealt;
 
     fn task(name: &str, kind: TaskKind, outputs: usize) -> Task {
         Task { name: name.to_string(), kind, outputs, grouped: name == "click" }
@@ -216,7 +217,7 @@ mod tests {
     /// Evaluates 200 rows over some ranks; `buy` has labels where `click` is 1.
     fn evaluate(ranks: usize) -> Vec<TaskReport> {
         let rows: Vec<u64> = (0..200).collect();
-        let reports = testing::run(ranks, |comm| {
+        let reports = threads::ranks(ranks, |comm| {
             let mut evaluator = Evaluator::new(&tasks(), 200);
             for row in dealt(&rows, comm) {
                 let draw = |what: u64| crate::random::unit(9, &[row, what]) as f32;

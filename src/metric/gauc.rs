@@ -123,14 +123,15 @@ impl Totals {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::testing::{self, dealt};
+    use crate::comm::threads;
+    use crate::metric::testing::dealt;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
     type Case = (u64, f32, bool);
 
     fn gauc(rows: &[Case], ranks: usize) -> Vec<Value> {
-        let values = testing::run(ranks, |comm| {
+        let values = threads::ranks(ranks, |comm| {
             let mut gauc = Box::new(Gauc::default());
             for (group, logit, positive) in dealt(rows, comm) {
                 let labels = [f32::from(u8::from(positive))];

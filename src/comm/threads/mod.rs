@@ -88,6 +88,14 @@ pub fn run<T: Send>(size: usize, options: Options, body: impl Fn(Comm) -> Result
     })
 }
 
+/// [`run`] for the tests of other modules: what each rank returned, where none may fail.
+#[cfg(test)]
+pub(crate) fn ranks<T: Send>(size: usize, body: impl Fn(&dyn Communicator) -> T + Sync) -> Vec<T> {
+    let options = Options { seed: size as u64, reorder: true, ..Options::default() };
+    let results = run(size, options, |comm| Ok(body(comm.as_ref())));
+    results.into_iter().map(|result| result.unwrap_or_else(|error| panic!("{error}"))).collect()
+}
+
 fn run_rank<T>(
     world: &Arc<World>,
     rank: usize,

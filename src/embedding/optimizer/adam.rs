@@ -3,7 +3,7 @@
 
 use super::{Optimizer, Shared, Slot, SparseOptimizer, check_lr};
 use crate::config::Component;
-use crate::embedding::kinds;
+use crate::embedding::options;
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 
@@ -39,9 +39,9 @@ pub fn build(component: &mut Component, key: &str) -> Result<Optimizer> {
     let options: Options = component.options(key)?;
     check_lr(options.lr, key)?;
     for (name, beta) in [("beta1", options.beta1), ("beta2", options.beta2)] {
-        kinds::check((0.0..1.0).contains(&beta), key, name, beta, "a number from 0 to below 1")?;
+        options::check((0.0..1.0).contains(&beta), key, name, beta, "a number from 0 to below 1")?;
     }
-    kinds::check(options.eps > 0.0, key, "eps", options.eps, "a number above 0")?;
+    options::check(options.eps > 0.0, key, "eps", options.eps, "a number above 0")?;
     component.resolve(&options)?;
     Ok(Box::new(Adam {
         lr: options.lr,

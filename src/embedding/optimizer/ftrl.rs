@@ -12,7 +12,7 @@
 
 use super::{Optimizer, Shared, Slot, SparseOptimizer, check_lr};
 use crate::config::Component;
-use crate::embedding::kinds;
+use crate::embedding::options;
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 
@@ -50,9 +50,15 @@ pub fn build(component: &mut Component, key: &str) -> Result<Optimizer> {
     check_lr(options.lr, key)?;
     let Options { lr, beta, l1, l2, initial_accumulator, clip_norm } = options;
     for (name, value) in [("beta", beta), ("l1", l1), ("l2", l2), ("initial_accumulator", initial_accumulator)] {
-        kinds::check(value >= 0.0, key, name, value, "a number ≥ 0")?;
+        options::check(value >= 0.0, key, name, value, "a number ≥ 0")?;
     }
-    kinds::check(beta + initial_accumulator > 0.0, key, "beta", beta, "a number above 0 (or an initial_accumulator)")?;
+    options::check(
+        beta + initial_accumulator > 0.0,
+        key,
+        "beta",
+        beta,
+        "a number above 0 (or an initial_accumulator)",
+    )?;
     component.resolve(&options)?;
     Ok(Box::new(Ftrl {
         lr: lr as f32,

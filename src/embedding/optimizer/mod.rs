@@ -13,8 +13,8 @@ mod shared;
 
 pub use shared::Shared;
 
-use super::kinds;
-use crate::config::Component;
+use super::options;
+use crate::config::{Component, unknown_kind};
 use crate::error::Result;
 use std::fmt::Debug;
 
@@ -64,13 +64,13 @@ const KINDS: [(&str, Build); 5] = [
 pub fn build(component: &mut Component, key: &str) -> Result<Optimizer> {
     match KINDS.iter().find(|(kind, _)| *kind == component.kind) {
         Some((_, build)) => build(component, key),
-        None => Err(kinds::unknown("sparse optimizer", &component.kind, key, &KINDS.map(|(kind, _)| kind))),
+        None => Err(unknown_kind(key, &component.kind, &KINDS.map(|(kind, _)| kind))),
     }
 }
 
 /// Checks a learning rate.
 fn check_lr(lr: f64, key: &str) -> Result<()> {
-    kinds::check(lr > 0.0, key, "lr", lr, "a number above 0")
+    options::check(lr > 0.0, key, "lr", lr, "a number above 0")
 }
 
 #[cfg(test)]

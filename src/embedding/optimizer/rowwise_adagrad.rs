@@ -3,7 +3,7 @@
 
 use super::{Optimizer, Shared, Slot, SparseOptimizer, check_lr};
 use crate::config::Component;
-use crate::embedding::kinds;
+use crate::embedding::options;
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 
@@ -36,9 +36,9 @@ struct RowwiseAdagrad {
 pub fn build(component: &mut Component, key: &str) -> Result<Optimizer> {
     let options: Options = component.options(key)?;
     check_lr(options.lr, key)?;
-    kinds::check(options.eps > 0.0, key, "eps", options.eps, "a number above 0")?;
+    options::check(options.eps > 0.0, key, "eps", options.eps, "a number above 0")?;
     let start = options.initial_accumulator;
-    kinds::check(start >= 0.0, key, "initial_accumulator", start, "a number ≥ 0")?;
+    options::check(start >= 0.0, key, "initial_accumulator", start, "a number ≥ 0")?;
     component.resolve(&options)?;
     Ok(Box::new(RowwiseAdagrad {
         lr: options.lr,

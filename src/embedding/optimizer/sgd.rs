@@ -2,7 +2,7 @@
 
 use super::{Optimizer, Shared, Slot, SparseOptimizer, check_lr};
 use crate::config::Component;
-use crate::embedding::kinds;
+use crate::embedding::options;
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 
@@ -34,7 +34,7 @@ pub fn build(component: &mut Component, key: &str) -> Result<Optimizer> {
     let options: Options = component.options(key)?;
     check_lr(options.lr, key)?;
     let momentum = options.momentum;
-    kinds::check((0.0..1.0).contains(&momentum), key, "momentum", momentum, "a number from 0 to below 1")?;
+    options::check((0.0..1.0).contains(&momentum), key, "momentum", momentum, "a number from 0 to below 1")?;
     component.resolve(&options)?;
     let shared = Shared::new(options.l2, options.clip_norm, key)?;
     Ok(Box::new(Sgd { lr: options.lr, momentum: momentum as f32, shared }))

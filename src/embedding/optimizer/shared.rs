@@ -1,6 +1,6 @@
 //! What all sparse optimizers have in common: clipping and L2.
 
-use crate::embedding::kinds;
+use crate::embedding::options;
 use crate::error::Result;
 
 /// Checked `clip_norm` and `l2`, applied to the gradient of each row in this order: clipping limits what
@@ -14,9 +14,9 @@ pub struct Shared {
 impl Shared {
     /// Checks the options of the optimizer at `key`.
     pub fn new(l2: f64, clip_norm: Option<f64>, key: &str) -> Result<Self> {
-        kinds::check(l2 >= 0.0, key, "l2", l2, "a number ≥ 0")?;
+        options::check(l2 >= 0.0, key, "l2", l2, "a number ≥ 0")?;
         if let Some(norm) = clip_norm {
-            kinds::check(norm > 0.0, key, "clip_norm", norm, "a number above 0, or leave it out")?;
+            options::check(norm > 0.0, key, "clip_norm", norm, "a number above 0, or leave it out")?;
         }
         Ok(Self { l2: l2 as f32, clip_norm })
     }

@@ -68,7 +68,7 @@ fn clipping_comes_before_l2() {
 fn wrong_options_name_their_key() {
     for (yaml, word) in [
         ("{kind: rowwise_adagard}", "did you mean `rowwise_adagrad`"),
-        ("{kind: lion}", "known kinds: rowwise_adagrad, adagrad, adam, sgd, ftrl"),
+        ("{kind: lion}", "the kinds are: rowwise_adagrad, adagrad, adam, sgd, ftrl"),
         ("{kind: adam, lr: 0}", "optimizer.sparse.lr"),
         ("{kind: adam, lr: .nan}", "optimizer.sparse.lr"),
         ("{kind: adam, beta1: 1}", "optimizer.sparse.beta1"),

@@ -30,7 +30,7 @@ fn ids_of(ranks: &[TableRows]) -> Vec<u64> {
 #[test]
 fn an_id_is_admitted_by_its_count_over_all_ranks() {
     for size in 1..=4 {
-        let ranks = run_ranks(size, |comm| {
+        let ranks = threads::ranks(size, |comm| {
             let mut embeddings = single("{admission: {min_count: 4}}", comm);
             // Id 1 is seen by every rank, 4 times in all over two steps; id 2 is seen 3 times.
             let first: &[u64] = if comm.rank() == 0 { &[1, 2, 2] } else { &[] };
@@ -118,7 +118,7 @@ fn slots_of_dropped_rows_are_used_again_with_fresh_rows() {
 #[test]
 fn rows_that_nothing_touches_are_dropped_by_age() {
     let ages = |size| {
-        let ranks = run_ranks(size, |comm| {
+        let ranks = threads::ranks(size, |comm| {
             let mut embeddings = single("{eviction: {max_age_steps: 24}}", comm);
             see(&mut embeddings, comm, 0, &(0..40).collect::<Vec<_>>()).unwrap();
             let mut rows = Vec::new();
@@ -138,7 +138,7 @@ fn rows_that_nothing_touches_are_dropped_by_age() {
 #[test]
 fn evaluation_changes_nothing_and_reads_unknown_ids_as_zeros() {
     for size in 1..=3 {
-        run_ranks(size, |comm| {
+        threads::ranks(size, |comm| {
             let mut embeddings = single("{admission: {min_count: 2}}", comm);
             see(&mut embeddings, comm, 0, &[1, 1, 2, 2, 3]).unwrap();
             let (rows, stats) = (export(&embeddings, 0), embeddings.stats());
@@ -200,7 +200,7 @@ fn a_limit_on_memory_covers_candidates() {
 #[test]
 fn nothing_at_all_is_fine() {
     for size in 1..=2 {
-        run_ranks(size, |comm| {
+        threads::ranks(size, |comm| {
             let mut none = Embeddings::new(vec![], vec![], BUCKETS, SEED, comm.rank(), comm.size()).unwrap();
             let lookup = none.lookup(comm, &[], 3, Mode::Train { step: 0 }).unwrap();
             assert!(lookup.pooled.is_empty());

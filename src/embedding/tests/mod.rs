@@ -5,9 +5,8 @@ mod pooling;
 mod reference;
 mod resharding;
 
-use super::testing::run_ranks;
 use super::*;
-use crate::comm::Communicator;
+use crate::comm::{Communicator, threads};
 use crate::config::{Component, job};
 use crate::data::batch::IdColumn;
 use crate::random;
@@ -137,7 +136,7 @@ fn train(
     steps: std::ops::Range<u64>,
     vocabulary: u64,
 ) -> Vec<Vec<TableRows>> {
-    run_ranks(size, |comm| {
+    threads::ranks(size, |comm| {
         let mut embeddings = build(options, sparse, comm);
         steps.clone().for_each(|step| train_step(&mut embeddings, comm, step, vocabulary));
         vec![export(&embeddings, 0), export(&embeddings, 1)]

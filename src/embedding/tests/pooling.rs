@@ -38,7 +38,7 @@ proptest! {
 
     #[test]
     fn lookup_agrees_with_a_naive_reading(columns in prop::collection::vec(feature(), 4), size in 1usize..4) {
-        let agree = run_ranks(size, |comm| {
+        let agree = threads::ranks(size, |comm| {
             let mut embeddings = build("{}", SGD, comm);
             let mine = share(comm);
             let ids: Vec<IdColumn> = columns.iter().map(|c| column(&c[mine.clone()])).collect();

@@ -9,7 +9,7 @@ const VOCABULARY: u64 = 200;
 
 /// Loads what `ranks` wrote into `size` ranks, trains `steps` and returns what they write.
 fn resume(ranks: &[Vec<TableRows>], size: usize, steps: std::ops::Range<u64>) -> Vec<Vec<TableRows>> {
-    run_ranks(size, |comm| {
+    threads::ranks(size, |comm| {
         let mut embeddings = build(OPTIONS, ADAM, comm);
         for rank in ranks {
             for (table, rows) in rank.iter().enumerate() {
