@@ -45,7 +45,8 @@ impl Data<'_> {
     }
 }
 
-fn checksum(bytes: &[u8]) -> String {
+/// XXH3-64 as 16 hexadecimal digits.
+pub fn checksum(bytes: &[u8]) -> String {
     format!("{:016x}", xxhash_rust::xxh3::xxh3_64(bytes))
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 const PREFIX: &str = "step-";
 const PARTIAL: &str = ".partial";
+const REPLACED: &str = "-replaced.partial";
 
 /// `RUN_DIR/checkpoints`.
 #[derive(Debug, Clone)]
@@ -36,25 +37,47 @@ impl CheckpointDir {
     }
 
     /// Where a whole checkpoint of `step` waits while another takes its place.
-    pub fn replaced(&self, step: u64) -> PathBuf {
-        self.path.join(format!("{PREFIX}{step:08}-replaced{PARTIAL}"))
+    fn replaced(&self, step: u64) -> PathBuf {
+        self.path.join(format!("{PREFIX}{step:08}{REPLACED}"))
+    }
+
+    /// Moves the whole checkpoint of `step` out of the way of another.
+    pub fn put_aside(&self, step: u64) -> Result<()> {
+        let (whole, aside) = (self.step(step), self.replaced(step));
+        if aside.exists() {
+            remove(&aside)?;
+        }
+        std::fs::rename(&whole, aside).map_err(|e| Error::io("replacing", &whole, &e))
+    }
+
+    /// Puts back what [`CheckpointDir::put_aside`] moved, where a crash came before its replacement.
+    pub fn recover(&self) -> Result<()> {
+        for name in self.names()? {
+            let step = name.strip_prefix(PREFIX).and_then(|name| name.strip_suffix(REPLACED)?.parse().ok());
+            if let Some(step) = step.filter(|&step| !self.step(step).exists()) {
+                let aside = self.replaced(step);
+                std::fs::rename(&aside, self.step(step)).map_err(|e| Error::io("recovering", &aside, &e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Names in the folder; none where it does not exist yet.
+    fn names(&self) -> Result<Vec<String>> {
+        let listing = |e| Error::io("listing", &self.path, &e);
+        match std::fs::read_dir(&self.path) {
+            Ok(entries) => {
+                entries.map(|entry| Ok(entry.map_err(listing)?.file_name().to_string_lossy().into_owned())).collect()
+            }
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(Vec::new()),
+            Err(e) => Err(listing(e)),
+        }
     }
 
     /// Steps of the whole checkpoints, ascending.
     pub fn steps(&self) -> Result<Vec<u64>> {
-        let entries = match std::fs::read_dir(&self.path) {
-            Ok(entries) => entries,
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Vec::new()),
-            Err(e) => return Err(Error::io("listing", &self.path, &e)),
-        };
-        let mut steps = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(|e| Error::io("listing", &self.path, &e))?;
-            let name = entry.file_name();
-            if let Some(step) = name.to_str().and_then(|n| n.strip_prefix(PREFIX)).and_then(|n| n.parse().ok()) {
-                steps.push(step);
-            }
-        }
+        let names = self.names()?;
+        let mut steps: Vec<u64> = names.iter().filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok()).collect();
         steps.sort_unstable();
         Ok(steps)
     }
@@ -77,24 +100,24 @@ impl CheckpointDir {
     /// A folder is renamed before it is emptied, so that no half-dropped one looks whole.
     fn drop_step(&self, step: u64) -> Result<()> {
         let doomed = self.partial(step);
+        if doomed.exists() {
+            remove(&doomed)?;
+        }
         std::fs::rename(self.step(step), &doomed).map_err(|e| Error::io("dropping", &self.step(step), &e))?;
         remove(&doomed)
     }
 
     fn sweep(&self) -> Result<()> {
-        let entries = std::fs::read_dir(&self.path).map_err(|e| Error::io("listing", &self.path, &e))?;
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            if name.to_str().is_some_and(|n| n.starts_with(PREFIX) && n.ends_with(PARTIAL)) {
-                remove(&entry.path())?;
-            }
+        for name in self.names()?.iter().filter(|name| name.starts_with(PREFIX) && name.ends_with(PARTIAL)) {
+            remove(&self.path.join(name))?;
         }
         Ok(())
     }
 }
 
-fn remove(dir: &Path) -> Result<()> {
-    std::fs::remove_dir_all(dir).map_err(|e| Error::io("dropping", dir, &e))
+fn remove(path: &Path) -> Result<()> {
+    let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    removed.map_err(|e| Error::io("dropping", path, &e))
 }
 
 /// Finds the checkpoint that the argument `CKPT` of a command means: a checkpoint folder, or a run folder
@@ -133,6 +156,34 @@ mod tests {
         dir.prune(2, Some(10)).unwrap();
         assert_eq!(dir.steps().unwrap(), [10, 30, 40]);
         assert!(!dir.partial(50).exists());
+    }
+
+    #[test]
+    fn a_crash_between_the_two_halves_of_a_replacement_loses_nothing() {
+        let (_run, dir) = run_with(&[10, 20]);
+        std::fs::write(dir.step(20).join("old"), "").unwrap();
+        for _ in 0..2 {
+            dir.put_aside(20).unwrap();
+            assert_eq!(dir.steps().unwrap(), [10]);
+            dir.recover().unwrap();
+            assert_eq!(dir.steps().unwrap(), [10, 20]);
+        }
+        dir.put_aside(20).unwrap();
+        std::fs::create_dir(dir.step(20)).unwrap();
+        dir.recover().unwrap();
+        assert!(!dir.step(20).join("old").exists(), "the replacement stays");
+        dir.put_aside(20).unwrap();
+        dir.recover().unwrap();
+        assert!(!dir.step(20).join("old").exists(), "what lay aside from before is gone");
+        run_with(&[]).1.recover().unwrap();
+    }
+
+    #[test]
+    fn what_a_crashed_save_left_does_not_keep_a_checkpoint() {
+        let (_run, dir) = run_with(&[10, 20]);
+        std::fs::create_dir_all(dir.partial(10).join("files")).unwrap();
+        dir.prune(1, None).unwrap();
+        assert_eq!(dir.names().unwrap(), ["step-00000020"]);
     }
 
     #[test]

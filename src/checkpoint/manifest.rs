@@ -1,5 +1,13 @@
 //! `manifest.json`: what a checkpoint holds, and what a resumed run needs beside the tensors.
+//!
+//! ```text
+//! {
+//!   "checksum": "0123456789abcdef",      XXH3-64 of everything behind these digits
+//!   "format": 1,
+//!   …
+//! ```
 
+use super::files::checksum;
 use crate::data::lanes::Cursor;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -11,6 +19,9 @@ pub const FORMAT: u32 = 1;
 /// The best evaluation so far, and how long ago it was.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
+    /// Step of the last evaluation.
+    #[serde(default)]
+    pub evaluated: Option<u64>,
     /// Step and value of the best evaluation.
     pub best: Option<(u64, f64)>,
     /// Best value of the early-stopping metric.
@@ -94,6 +105,12 @@ pub struct Manifest {
 /// Name of the manifest inside a checkpoint folder.
 pub const MANIFEST: &str = "manifest.json";
 
+/// How the text begins; the checksum's digits follow.
+const HEAD: &str = "{\n  \"checksum\": \"";
+
+/// Digits of a checksum.
+const DIGITS: usize = 16;
+
 impl Manifest {
     /// Reads and checks the manifest of the checkpoint folder `dir`.
     pub fn read(dir: &Path) -> Result<Self> {
@@ -119,10 +136,21 @@ impl Manifest {
             .at("file", path.display())
             .fix("read it with the version of tandem that wrote it"));
         }
+        if !is_sealed(&text) {
+            return Err(damaged("the manifest is damaged: its checksum is wrong".to_string()));
+        }
         let manifest: Self =
             serde_json::from_value(value).map_err(|e| damaged(format!("the manifest is damaged: {e}")))?;
         manifest.check().map_err(damaged)?;
         Ok(manifest)
+    }
+
+    /// The text of `manifest.json`.
+    pub fn to_text(&self) -> Result<String> {
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|e| Error::internal(format!("the manifest cannot be written: {e}")))?;
+        let rest = format!("\",{}", text.strip_prefix('{').unwrap_or_default());
+        Ok(format!("{HEAD}{}{rest}", checksum(rest.as_bytes())))
     }
 
     /// The totals must agree with the files, and no file may stand outside the folder.
@@ -150,4 +178,10 @@ impl Manifest {
         }
         Ok(())
     }
+}
+
+/// Whether the checksum at the head of a manifest is that of the rest.
+fn is_sealed(text: &[u8]) -> bool {
+    let sealed = text.strip_prefix(HEAD.as_bytes()).and_then(|text| text.split_at_checked(DIGITS));
+    sealed.is_some_and(|(digits, rest)| checksum(rest).as_bytes() == digits)
 }

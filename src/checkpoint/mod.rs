@@ -18,6 +18,8 @@ mod folder;
 mod load;
 mod manifest;
 mod save;
+#[cfg(test)]
+mod tests;
 
 pub use folder::{CheckpointDir, resolve};
 pub use load::{load_dense, load_tables};

@@ -166,14 +166,12 @@ fn finish(
         table.rows = files.iter().filter_map(|f| f.rows.get(i)).sum();
     }
     manifest.files = files;
-    let text = serde_json::to_vec_pretty(&manifest).map_err(|e| Error::internal(format!("manifest: {e}")))?;
-    write_synced(&partial.join(MANIFEST), &text)?;
+    write_synced(&partial.join(MANIFEST), manifest.to_text()?.as_bytes())?;
     sync_dir(partial)?;
     if whole.exists() {
-        // The same step was saved before (a resumed run that ended at once). The old one steps aside, and is
+        // The same step was saved before (a resumed run that owed an evaluation). The old one steps aside, and is
         // swept after the new one has taken its name.
-        let aside = dir.replaced(manifest.step);
-        std::fs::rename(whole, &aside).map_err(|e| Error::io("replacing", whole, &e))?;
+        dir.put_aside(manifest.step)?;
     }
     std::fs::rename(partial, whole).map_err(|e| Error::io("finishing", whole, &e))?;
     sync_dir(dir.path())
