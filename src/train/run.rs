@@ -9,8 +9,8 @@ use super::step::{StepInput, StepReport, Trainable};
 use super::trained::Trained;
 use crate::checkpoint::{CheckpointDir, Manifest, Progress};
 use crate::comm::{Comm, collectives};
-use crate::config::Checked;
 use crate::config::job::Job;
+use crate::config::{Checked, Every};
 use crate::data::batch::Batch;
 use crate::data::lanes::{Cursor, Layout, Order};
 use crate::data::loader::Loader;
@@ -80,6 +80,8 @@ impl Run {
         let mut job = job.into_job();
         let stages = Stages::start();
         let dir = CheckpointDir::of_run(run_dir);
+        let recovered = if comm.rank() == 0 { dir.recover() } else { Ok(()) };
+        collectives::agree(comm.as_ref(), recovered)?;
         let newest = collectives::agree(comm.as_ref(), starting_point(&dir, resume))?;
         let manifest =
             newest.as_deref().map(|path| collectives::agree(comm.as_ref(), Manifest::read(path))).transpose()?;
@@ -160,7 +162,8 @@ impl Run {
     pub fn train(&mut self, observer: &mut dyn Observer, stop_asked: &dyn Fn() -> bool) -> Result<Ending> {
         let began = Instant::now();
         let mut meter = Meter::new();
-        let mut ending = None;
+        // A run that was stopped by a signal may owe an evaluation; one that stopped early stays stopped.
+        let mut ending = if self.step > 0 { self.settle(observer)? } else { None };
         while ending.is_none() && self.step < self.total_steps {
             let mut loader = self.loader()?;
             while let Some(batch) = self.next_batch(&mut loader)? {
@@ -209,22 +212,31 @@ impl Run {
         Ok(report)
     }
 
-    /// Evaluates and saves when it is time; says whether the run ends here.
+    /// What follows a step; says whether the run ends here. A signal leaves no time to evaluate: that is made up
+    /// for when the run is resumed.
     fn after_step(&mut self, report: &StepReport, observer: &mut dyn Observer) -> Result<Option<Ending>> {
         if report.stop {
             return Ok(Some(Ending::Signal));
         }
-        let per_epoch = self.layout.steps();
-        let last = self.step == self.total_steps;
-        let mut verdict = Verdict::default();
-        if self.job.train.eval.every.steps(per_epoch).is_some_and(|every| last || self.step.is_multiple_of(every)) {
-            verdict = self.validate(observer)?;
-        }
-        let save_every = self.job.checkpoint.every.steps(per_epoch);
-        if verdict.improved || save_every.is_some_and(|every| self.step.is_multiple_of(every)) {
+        self.settle(observer)
+    }
+
+    /// Evaluates and saves, if that is due at this step and not done yet; says whether the run ends here.
+    fn settle(&mut self, observer: &mut dyn Observer) -> Result<Option<Ending>> {
+        let (step, per_epoch) = (self.step, self.layout.steps());
+        let due = move |every: Every| every.steps(per_epoch).is_some_and(|every| step.is_multiple_of(every));
+        let every = self.job.train.eval.every;
+        let last = step == self.total_steps && every != Every::Never;
+        let evaluates = self.valid.is_some() && (last || due(every)) && self.progress.evaluated != Some(step);
+        let improved = evaluates && self.validate(observer)?;
+        // A checkpoint that was saved before the evaluation knows nothing of it.
+        let saves = if self.saved == Some(step) { evaluates } else { improved || due(self.job.checkpoint.every) };
+        if saves {
             self.save(observer)?;
         }
-        Ok(verdict.stale.then_some(Ending::EarlyStop))
+        let stop = self.job.train.eval.stop.as_ref();
+        let stale = stop.is_some_and(|stop| self.progress.stale >= stop.patience.max(1));
+        Ok(stale.then_some(Ending::EarlyStop))
     }
 
     /// Evaluates the best checkpoint of the run on `data.test`, if there is one.
@@ -264,26 +276,25 @@ impl Run {
         }
     }
 
-    /// Evaluates on `data.valid`.
-    fn validate(&mut self, observer: &mut dyn Observer) -> Result<Verdict> {
-        let Some(valid) = self.valid.clone() else { return Ok(Verdict::default()) };
+    /// Evaluates on `data.valid`; says whether it is the best so far.
+    fn validate(&mut self, observer: &mut dyn Observer) -> Result<bool> {
+        let Some(valid) = self.valid.clone() else { return Ok(false) };
         let began = Instant::now();
         let batch = self.job.train.eval.global_batch;
         let reports = valid.evaluate(&self.comm, &mut self.trainable, &self.statistics, batch, &self.stages)?;
         self.announce("valid", self.step, &valid, began, &reports, observer)?;
-        let mut verdict = Verdict::default();
-        if let Some(value) = self.best.better(&reports, self.progress.best.map(|(_, best)| best))? {
+        self.progress.evaluated = Some(self.step);
+        let better = self.best.better(&reports, self.progress.best.map(|(_, best)| best))?;
+        if let Some(value) = better {
             self.progress.best = Some((self.step, value));
-            verdict.improved = true;
         }
-        if let (Some(goal), Some(stop)) = (&self.stop, &self.job.train.eval.stop) {
+        if let Some(goal) = &self.stop {
             match goal.better(&reports, self.progress.stop_best)? {
                 Some(value) => (self.progress.stop_best, self.progress.stale) = (Some(value), 0),
                 None => self.progress.stale += 1,
             }
-            verdict.stale = self.progress.stale >= stop.patience.max(1);
         }
-        Ok(verdict)
+        Ok(better.is_some())
     }
 
     fn announce(
@@ -376,15 +387,6 @@ fn starting_point(dir: &CheckpointDir, resume: bool) -> Result<Option<PathBuf>> 
 fn total_steps(job: &Job, steps_per_epoch: u64) -> u64 {
     let planned = steps_per_epoch.saturating_mul(job.train.epochs as u64);
     job.train.max_steps.map_or(planned, |limit| planned.min(limit))
-}
-
-/// What an evaluation decides.
-#[derive(Debug, Clone, Copy, Default)]
-struct Verdict {
-    /// It is the best so far.
-    improved: bool,
-    /// Nothing improved for `patience` evaluations.
-    stale: bool,
 }
 
 /// Rows a second between two `step` events, evaluations and checkpoints left out.
