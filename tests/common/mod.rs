@@ -1,8 +1,12 @@
 //! What several integration tests need. Each of them compiles its own copy and uses a part of it.
 #![allow(dead_code)]
 
+pub mod job;
+pub mod log;
+pub mod state;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 use std::time::Duration;
 
 /// Ends a job that hangs, so that its test fails instead. Far above what any of these jobs takes.
@@ -23,22 +27,48 @@ pub const MPI_SETTINGS: [(&str, &str); 5] = [
 /// Returns `None` where there is no `mpirun`, having said so, for the test to skip the rest; on a CI
 /// machine (`CI` is set) that is a failure.
 pub fn mpirun(ranks: usize, program: &Path, args: &[&str]) -> Option<Output> {
+    let output = assert_cmd::Command::from_std(mpirun_command(ranks, program, args)?)
+        .timeout(Duration::from_secs(TIMEOUT_S + 30))
+        .output()
+        .unwrap_or_else(|error| panic!("mpirun -n {ranks} {} {args:?}: {error}", program.display()));
+    Some(output)
+}
+
+/// What [`mpirun`] runs.
+pub fn mpirun_command(ranks: usize, program: &Path, args: &[&str]) -> Option<Command> {
     if let Err(error) = Command::new("mpirun").arg("--version").output() {
         assert!(std::env::var_os("CI").is_none(), "mpirun cannot be started on this CI machine: {error}");
         eprintln!("SKIPPED: mpirun cannot be started ({error}); `apt-get install openmpi-bin libopenmpi-dev`");
         return None;
     }
-    let output = assert_cmd::Command::new("mpirun")
+    let mut command = Command::new("mpirun");
+    command
         .args(["-n", &ranks.to_string()])
         .arg(program)
         .args(args)
         .envs(MPI_SETTINGS)
         // `mpirun` ends its ranks itself when it is late; a kill from outside could leave them running.
-        .env("MPIEXEC_TIMEOUT", TIMEOUT_S.to_string())
-        .timeout(Duration::from_secs(TIMEOUT_S + 30))
-        .output()
-        .unwrap_or_else(|error| panic!("mpirun -n {ranks} {} {args:?}: {error}", program.display()));
-    Some(output)
+        .env("MPIEXEC_TIMEOUT", TIMEOUT_S.to_string());
+    Some(command)
+}
+
+/// Sends a signal, such as `TERM`, to a process.
+pub fn signal(process: u32, name: &str) {
+    let status = Command::new("kill").args([&format!("-{name}"), &process.to_string()]).status();
+    assert!(status.is_ok_and(|status| status.success()), "kill -{name} {process}");
+}
+
+/// Waits until the run in `run_dir` that `child` trains has taken its step `step`, and its log says so.
+pub fn wait_for_step(child: &mut Child, run_dir: &Path, step: u64) {
+    let taken = |line: &str| -> Option<u64> {
+        let line: serde_json::Value = serde_json::from_str(line).ok()?;
+        (line["event"] == "step").then(|| line["step"].as_u64())?
+    };
+    let log = run_dir.join("metrics.jsonl");
+    while !std::fs::read_to_string(&log).is_ok_and(|text| text.lines().filter_map(taken).any(|taken| taken >= step)) {
+        assert!(child.try_wait().expect("a child").is_none(), "the run ended before step {step}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// The path of `examples/NAME.rs` as a program of this build's profile, brought up to date by cargo:

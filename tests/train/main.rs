@@ -1,0 +1,15 @@
+//! Training as a whole: small jobs on small logs, on ranks that are threads and on ranks under `mpirun`.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod balance;
+mod crash;
+mod labels;
+mod lifecycle;
+#[cfg(feature = "mpi")]
+mod mpi;
+mod program;
+mod ranks;
+mod resume;
+mod uneven;
