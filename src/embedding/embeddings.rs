@@ -148,7 +148,10 @@ impl Embeddings {
     /// Cuts the tables to their limits as after the update of `step`. Without effect on the tables of a checkpoint,
     /// unless their limits have been changed since it was saved.
     pub fn trim(&mut self, step: u64) {
-        let evicted = self.tables.iter_mut().fold(false, |any, table| table.evict(step) || any);
+        let mut evicted = false;
+        for table in &mut self.tables {
+            evicted |= table.evict(step);
+        }
         self.generation += u64::from(evicted);
     }
 

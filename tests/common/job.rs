@@ -109,15 +109,24 @@ pub struct Seen {
 impl Seen {
     /// The logged steps.
     pub fn steps(&self) -> Vec<&Step> {
-        let step = |notice| if let &Notice::Step(ref step) = notice { Some(step) } else { None };
-        self.notices.iter().filter_map(step).collect()
+        let mut steps = Vec::new();
+        for notice in &self.notices {
+            if let Notice::Step(step) = notice {
+                steps.push(step);
+            }
+        }
+        steps
     }
 
     /// Step and metrics of the evaluations.
     pub fn evaluations(&self) -> Vec<(u64, &[TaskReport])> {
-        let evaluation =
-            |notice| if let &Notice::Eval(ref e) = notice { Some((e.step, e.tasks.as_slice())) } else { None };
-        self.notices.iter().filter_map(evaluation).collect()
+        let mut evaluations = Vec::new();
+        for notice in &self.notices {
+            if let Notice::Eval(e) = notice {
+                evaluations.push((e.step, e.tasks.as_slice()));
+            }
+        }
+        evaluations
     }
 }
 

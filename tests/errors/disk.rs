@@ -133,12 +133,13 @@ fn a_limit_on_the_size_of_files_is_an_error_like_a_full_disk() {
     assert_eq!(fixture.checkpoints(), ["step-00000002"]);
     fixture.assert_evaluates();
 
-    let predict = format!("predict {} --data {} --out {}", fixture.arg("run"), fixture.arg("train"), fixture.arg("out"));
-    let output = limited(8, predict);
+    let predict =
+        format!("predict {} --data {} --out {}", fixture.arg("run"), fixture.arg("train"), fixture.arg("out"));
+    let output = limited(1, predict);
     assert_refused(&output, 1, &["writing predictions failed", "out/part-", "File too large"]);
     assert!(names(&fixture.path("out")).is_empty());
 
-    let output = limited(8, format!("synth {} --rows 5000 --files 2", fixture.arg("log")));
+    let output = limited(1, format!("synth {} --rows 20000 --files 4", fixture.arg("log")));
     assert_refused(&output, 1, &["writing failed", "log/", "File too large"]);
     assert!(!fixture.path("log/synth.json").exists());
 

@@ -138,24 +138,10 @@ fn a_folder_with_a_run_is_not_used_for_another() {
 }
 
 #[test]
-fn a_run_is_not_resumed_as_another_job_or_on_other_rows() {
+fn learning_rates_and_lengths_may_change_on_the_way() {
     let place = contrary();
     let run_dir = place.path("run");
     train(&place.job(&["train.max_steps=6"]), 1, &run_dir, NEW);
-    for (change, word) in [
-        ("seed=18", "`seed`"),
-        ("model.bottom=[9]", "`model`"),
-        ("features.user.dim=5", "`features`"),
-        ("optimizer.dense.kind=sgd", "`optimizer.dense.kind`"),
-        ("train.global_batch=12", "`train.global_batch`"),
-        ("checkpoint.buckets=32", "`checkpoint.buckets`"),
-        ("data.train=[train.parquet, valid.parquet]", "training rows"),
-    ] {
-        for rank in try_train(&place.job(&["train.max_steps=8", change]), 2, &run_dir, RESUME) {
-            let error = rank.expect_err(change).to_string();
-            assert!(error.contains(word) && error.contains("--run-dir"), "{change}: {error}");
-        }
-    }
     let changed = ["train.max_steps=8", "optimizer.dense.lr=0.001", "train.epochs=9", "checkpoint.keep=1"];
-    assert_eq!(train(&place.job(&changed), 2, &run_dir, RESUME).step, 8, "these may change");
+    assert_eq!(train(&place.job(&changed), 2, &run_dir, RESUME).step, 8);
 }
