@@ -41,6 +41,8 @@ const STEPS: usize = 15;
 const REPEATS: usize = 5;
 
 fn main() -> anyhow::Result<()> {
+    // SAFETY: no other thread has been started yet.
+    unsafe { tandem::observe::threads::keep_candle_on_one_thread() };
     let folder = tempfile::tempdir()?;
     let rows_per_s = ROWS as f64 / seconds(|| write_log(folder.path()))?;
     println!("synthetic log: {ROWS} rows, written at {:.0} rows/s", rows_per_s);
