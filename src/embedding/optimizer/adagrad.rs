@@ -23,28 +23,34 @@ impl Default for Options {
     }
 }
 
+/// Checked options, which row-wise Adagrad has too.
 #[derive(Debug)]
-struct Adagrad {
-    lr: f64,
-    eps: f32,
-    initial_accumulator: f32,
-    shared: Shared,
+pub(super) struct Adagrad {
+    pub lr: f64,
+    pub eps: f32,
+    pub initial_accumulator: f32,
+    pub shared: Shared,
 }
 
 /// Builds it from `component` at `key`.
 pub fn build(component: &mut Component, key: &str) -> Result<Optimizer> {
+    Ok(Box::new(read(component, key)?))
+}
+
+/// Reads, checks and resolves the options of `component` at `key`.
+pub(super) fn read(component: &mut Component, key: &str) -> Result<Adagrad> {
     let options: Options = component.options(key)?;
     check_lr(options.lr, key)?;
     options::check(options.eps > 0.0, key, "eps", options.eps, "a number above 0")?;
     let start = options.initial_accumulator;
     options::check(start >= 0.0, key, "initial_accumulator", start, "a number ≥ 0")?;
     component.resolve(&options)?;
-    Ok(Box::new(Adagrad {
+    Ok(Adagrad {
         lr: options.lr,
         eps: options.eps as f32,
         initial_accumulator: start as f32,
         shared: Shared::new(options.l2, options.clip_norm, key)?,
-    }))
+    })
 }
 
 impl SparseOptimizer for Adagrad {
