@@ -79,6 +79,24 @@ impl Batch {
         }
     }
 
+    /// Forgets all rows and keeps the memory.
+    pub fn clear(&mut self) {
+        for IdColumn { offsets, ids } in &mut self.ids {
+            offsets.truncate(1);
+            ids.clear();
+        }
+        for Target { label, weight } in &mut self.targets {
+            label.clear();
+            weight.clear();
+        }
+        self.groups.iter_mut().for_each(Vec::clear);
+        self.dense.clear();
+        self.slots.clear();
+        self.present.clear();
+        self.origin.clear();
+        self.rows = 0;
+    }
+
     /// Appends some rows of `block`, in the order given. Slots are the caller's to append.
     pub fn append_rows(&mut self, block: &Self, rows: &[u32]) {
         let width = block.dense.len().checked_div(block.rows).unwrap_or(0);

@@ -3,7 +3,8 @@
 //! The threads take whichever lane is furthest behind, decode its next rows, and put them in their place
 //! in a short queue of steps. The content of a batch depends on lanes and steps only, so the timing of
 //! threads cannot show. Memory: `prefetch` batches and, for each lane of the rank, one decoded window and
-//! one Parquet page a column (about 10 MB a lane with three long sequences).
+//! one Parquet page a column (about 10 MB a lane with three long sequences), or its share of a row group that several
+//! lanes read ([`super::sharing`]).
 
 use super::batch::Batch;
 use super::decode::empty_batch;
@@ -13,7 +14,7 @@ use super::reader::{Columns, Files};
 use super::schema::Schema;
 use super::statistics::Statistics;
 use super::store::Store;
-use super::stream::{LaneStream, Part};
+use super::stream::{LaneStream, Part, pieces_left};
 use crate::error::{Error, Result};
 use crate::guard;
 use std::collections::VecDeque;
@@ -84,6 +85,8 @@ struct Shared {
     work: Condvar,
     /// The first step of the queue is ready.
     ready: Condvar,
+    /// Batches that were used, for their memory.
+    spare: Mutex<Vec<Batch>>,
     busy_ns: AtomicU64,
 }
 
@@ -119,10 +122,13 @@ impl Loader {
         let Options { layout, order, lanes, prefetch, threads } = options;
         let Source { store, plan, schema, statistics } = source;
         assert!(!lanes.is_empty(), "every rank hosts a lane: see Layout::hosted");
-        let files = Arc::new(Files::new(store, plan, schema, Columns::Needed));
-        let sequence = order.row_groups(files.plan().row_groups.len(), cursor.epoch);
-        let stream = |lane| LaneStream::new(files.clone(), &statistics, layout, order, &sequence, lane, cursor);
-        let streams = lanes.clone().map(stream).collect::<Result<Vec<_>>>()?;
+        let sequence = order.row_groups(plan.row_groups.len(), cursor.epoch);
+        let pieces = lanes.clone().map(|lane| pieces_left(&plan, &layout, &order, &sequence, lane, cursor));
+        let pieces: Vec<_> = pieces.collect();
+        let files = Files::new(store, plan, schema, Columns::Needed).sharing(pieces.iter().flatten().copied());
+        let files = Arc::new(files);
+        let stream = |(lane, pieces)| LaneStream::new(files.clone(), &statistics, layout, order, pieces, lane, cursor);
+        let streams = lanes.clone().zip(pieces).map(stream).collect::<Result<Vec<_>>>()?;
         let lane = |stream| Lane { stream: Some(stream), next: 0 };
         let state =
             State { lanes: streams.into_iter().map(lane).collect(), queue: VecDeque::new(), first: 0, stop: false };
@@ -135,6 +141,7 @@ impl Loader {
             state: Mutex::new(state),
             work: Condvar::new(),
             ready: Condvar::new(),
+            spare: Mutex::default(),
             busy_ns: AtomicU64::new(0),
         });
         let mut loader = Self { shared: shared.clone(), threads: Vec::new(), cursor, rows: 0, failed: None };
@@ -163,6 +170,14 @@ impl Loader {
                 self.failed = Some(error.clone());
                 Err(error)
             }
+        }
+    }
+
+    /// Takes a batch back, so that a later one can have its memory.
+    pub fn recycle(&self, batch: Batch) {
+        let mut spare = self.shared.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if (spare.len() as u64) < self.shared.prefetch {
+            spare.push(batch);
         }
     }
 
@@ -276,7 +291,9 @@ impl Shared {
     /// Lane by lane; the error of the first lane that has one.
     fn assemble(&self, parts: Vec<Delivery>) -> Result<Batch> {
         let schema = self.files.schema();
-        let mut batch = empty_batch(schema);
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut batch = spare.unwrap_or_else(|| empty_batch(schema));
+        batch.clear();
         for (lane, parts) in self.lanes.clone().zip(parts) {
             let first = lane * self.layout.rows_per_lane;
             let before = batch.rows;

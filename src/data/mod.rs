@@ -6,7 +6,7 @@
 //! reader     row group → Arrow arrays               columns     Arrow arrays → ids, numbers
 //! decode     ids, numbers → rows of a batch         statistics  means, bounds, quantiles of numerics
 //! stream     one lane: windows, permuted            loader      all lanes of a rank → one batch a step
-//! scan       files in order, all columns, for `predict`
+//! sharing    row groups that several lanes read    scan        files in order, all columns, for `predict`
 //! ```
 
 pub mod accepts;
@@ -19,6 +19,7 @@ pub mod plan;
 pub mod reader;
 pub mod scan;
 pub mod schema;
+mod sharing;
 pub mod statistics;
 pub mod store;
 mod stream;

@@ -5,6 +5,7 @@ use super::decode::Place;
 use super::lanes::Piece;
 use super::plan::{Constant, Plan, load_footer};
 use super::schema::Schema;
+use super::sharing::{Group, SharedGroups};
 use super::store::{BlobReader, Store};
 use crate::error::{Error, Result};
 use crate::guard;
@@ -21,6 +22,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Footers (and file handles) kept at a time.
 const OPEN_FILES_LIMIT: usize = 256;
+/// Larger row groups are read by each lane on its own, page by page.
+const SHARED_BYTES_LIMIT: usize = 64 << 20;
 
 /// Which columns of a file are read, and with what types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +41,7 @@ pub struct Files {
     schema: Arc<Schema>,
     columns: Columns,
     open: Mutex<OpenFiles>,
+    shared: SharedGroups,
     read_bytes: Arc<AtomicU64>,
 }
 
@@ -51,7 +55,15 @@ struct OpenFiles {
 impl Files {
     /// Nothing is opened before it is read.
     pub fn new(store: Arc<dyn Store>, plan: Arc<Plan>, schema: Arc<Schema>, columns: Columns) -> Self {
-        Self { store, plan, schema, columns, open: Mutex::default(), read_bytes: Arc::default() }
+        let shared = SharedGroups::default();
+        Self { store, plan, schema, columns, open: Mutex::default(), shared, read_bytes: Arc::default() }
+    }
+
+    /// Decodes a row group once for all who read it at the same time, where two or more of `pieces` lie in it.
+    #[must_use]
+    pub fn sharing(mut self, pieces: impl Iterator<Item = Piece>) -> Self {
+        self.shared = SharedGroups::new(pieces.map(|piece| piece.row_group));
+        self
     }
 
     /// The plan.
@@ -85,21 +97,30 @@ impl Files {
             return Err(changed(&file.path, group.index));
         }
         let names: Vec<&str> = wanted.iter().map(|&column| self.schema.columns[column].name.as_str()).collect();
-        let mask = match self.columns {
-            Columns::All => ProjectionMask::all(),
-            Columns::Needed => {
-                let roots = metadata.parquet_schema().root_schema().get_fields().iter().enumerate();
-                let roots = roots.filter(|(_, root)| names.contains(&root.name())).map(|(index, _)| index);
-                ProjectionMask::roots(metadata.parquet_schema(), roots)
+        let mask = self.mask(&metadata, &names);
+        let shared = self.shared.get(piece.row_group);
+        let shared = shared.filter(|_| decoded_bytes(&metadata, group.index, &mask) <= SHARED_BYTES_LIMIT);
+        let open = |part: Piece, batch_rows: usize| {
+            let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(reader, metadata)
+                .with_row_groups(vec![group.index as usize])
+                .with_projection(mask)
+                .with_batch_size(batch_rows.min(part.rows as usize))
+                .with_offset(part.start as usize)
+                .with_limit(part.rows as usize);
+            untrusted(|| builder.build()).map_err(|what| damaged(&file.path, group.index, &what))
+        };
+        let (reader, pending) = match &shared {
+            None => (Some(open(piece, batch_rows)?), None),
+            Some(shared) => {
+                let whole = Piece { start: 0, rows: group.rows, ..piece };
+                let decode = || next_batch(&mut open(whole, group.rows as usize)?, &file.path, group.index);
+                let rows = shared.get_or_init(decode).as_ref().map_err(Clone::clone)?;
+                if rows.num_rows() != group.rows as usize {
+                    return Err(changed(&file.path, group.index));
+                }
+                (None, Some(rows.slice(piece.start as usize, piece.rows as usize)))
             }
         };
-        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(reader, metadata)
-            .with_row_groups(vec![group.index as usize])
-            .with_projection(mask)
-            .with_batch_size(batch_rows.min(piece.rows as usize))
-            .with_offset(piece.start as usize)
-            .with_limit(piece.rows as usize);
-        let reader = untrusted(|| builder.build()).map_err(|what| damaged(&file.path, group.index, &what))?;
         let constant =
             |name: &&str| file.partitions.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
         Ok(PieceReader {
@@ -109,8 +130,21 @@ impl Files {
             number: group.index,
             piece,
             reader,
-            pending: None,
+            pending,
+            _shared: shared,
         })
+    }
+
+    /// The columns of a file that are read.
+    fn mask(&self, metadata: &ArrowReaderMetadata, names: &[&str]) -> ProjectionMask {
+        match self.columns {
+            Columns::All => ProjectionMask::all(),
+            Columns::Needed => {
+                let roots = metadata.parquet_schema().root_schema().get_fields().iter().enumerate();
+                let roots = roots.filter(|(_, root)| names.contains(&root.name())).map(|(index, _)| index);
+                ProjectionMask::roots(metadata.parquet_schema(), roots)
+            }
+        }
     }
 
     /// The file's handle and footer, from memory if it was read of late.
@@ -159,7 +193,8 @@ impl Files {
 
 /// Reads one piece of a row group, in order.
 pub struct PieceReader {
-    reader: ParquetRecordBatchReader,
+    /// Absent where `pending` holds the whole piece.
+    reader: Option<ParquetRecordBatchReader>,
     /// The wanted columns, and the value of each in the file's path.
     names: Vec<String>,
     constants: Vec<Option<Constant>>,
@@ -169,6 +204,8 @@ pub struct PieceReader {
     piece: Piece,
     /// Rows decoded by Parquet and not yet taken.
     pending: Option<RecordBatch>,
+    /// Keeps a shared row group, of which `pending` is a part, for those who come later.
+    _shared: Option<Arc<Group>>,
 }
 
 /// Consecutive rows.
@@ -189,11 +226,10 @@ impl PieceReader {
         }
         let batch = match self.pending.take() {
             Some(batch) => batch,
-            None => {
-                let batch = untrusted(|| self.reader.next().transpose());
-                let batch = batch.map_err(|what| damaged(&self.file, self.number, &what))?;
-                batch.ok_or_else(|| changed(&self.file, self.number))?
-            }
+            None => match &mut self.reader {
+                Some(reader) => next_batch(reader, &self.file, self.number)?,
+                None => return Err(changed(&self.file, self.number)),
+            },
         };
         let rows = batch.num_rows().min(limit);
         if rows < batch.num_rows() {
@@ -226,6 +262,18 @@ fn untrusted<T, E: std::fmt::Display>(
     read: impl FnOnce() -> std::result::Result<T, E>,
 ) -> std::result::Result<T, String> {
     guard::run(read)?.map_err(|e| e.to_string())
+}
+
+/// The next rows of a row group that has more.
+fn next_batch(reader: &mut ParquetRecordBatchReader, file: &str, row_group: u32) -> Result<RecordBatch> {
+    let batch = untrusted(|| reader.next().transpose()).map_err(|what| damaged(file, row_group, &what))?;
+    batch.ok_or_else(|| changed(file, row_group))
+}
+
+/// About what the columns of a row group take once they are decoded: 8 bytes a value.
+fn decoded_bytes(metadata: &ArrowReaderMetadata, row_group: u32, mask: &ProjectionMask) -> usize {
+    let columns = metadata.metadata().row_group(row_group as usize).columns().iter().enumerate();
+    columns.filter(|(index, _)| mask.leaf_included(*index)).map(|(_, column)| 8 * column.num_values() as usize).sum()
 }
 
 fn damaged(file: &str, row_group: u32, source: &str) -> Error {

@@ -4,6 +4,7 @@
 use super::batch::Batch;
 use super::decode::Decoder;
 use super::lanes::{Cursor, Layout, Order, Piece, pieces, span_length};
+use super::plan::Plan;
 use super::reader::{Files, PieceReader};
 use super::statistics::Statistics;
 use crate::error::{Error, Result};
@@ -41,25 +42,43 @@ pub(super) struct LaneStream {
     position: usize,
 }
 
+/// What a lane reads from `cursor` on. `sequence` is the epoch's sequence of row groups.
+pub(super) fn pieces_left(
+    plan: &Plan,
+    layout: &Layout,
+    order: &Order,
+    sequence: &[u32],
+    lane: usize,
+    cursor: Cursor,
+) -> Vec<Piece> {
+    let (_, start) = starting_point(layout, order, lane, cursor);
+    let span = layout.span(lane);
+    pieces(plan, sequence, span.start + start..span.end)
+}
+
+/// `(rows of the lane taken before, row of the lane at which reading starts)`: a shuffled window can only be rebuilt
+/// whole, so reading starts at the window of the cursor.
+fn starting_point(layout: &Layout, order: &Order, lane: usize, cursor: Cursor) -> (u64, u64) {
+    let length = span_length(layout.span(lane));
+    let taken = cursor.taken.min(length);
+    (taken, if taken < length { order.window_at(layout, lane, taken).1.start } else { length })
+}
+
 impl LaneStream {
-    /// The lane from `cursor` on. `sequence` is the epoch's sequence of row groups.
+    /// The lane from `cursor` on; `pieces` are its [`pieces_left`].
     pub fn new(
         files: Arc<Files>,
         statistics: &Statistics,
         layout: Layout,
         order: Order,
-        sequence: &[u32],
+        pieces: Vec<Piece>,
         lane: usize,
         cursor: Cursor,
     ) -> Result<Self> {
         let decoder = Decoder::new(files.schema().clone(), statistics)?;
-        let span = layout.span(lane);
-        let length = span_length(span.clone());
-        // A shuffled window can only be rebuilt whole, so reading starts at the window of the cursor.
-        let taken = cursor.taken.min(length);
-        let start = if taken < length { order.window_at(&layout, lane, taken).1.start } else { length };
+        let (taken, start) = starting_point(&layout, &order, lane, cursor);
         Ok(Self {
-            pieces: pieces(files.plan(), sequence, span.start + start..span.end).into(),
+            pieces: pieces.into(),
             columns: (0..files.schema().columns.len()).collect(),
             block: Arc::new(decoder.empty()),
             position: (taken - start) as usize,
@@ -71,7 +90,7 @@ impl LaneStream {
             layout,
             order,
             lane,
-            length,
+            length: span_length(layout.span(lane)),
             decoder,
         })
     }

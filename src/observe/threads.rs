@@ -6,12 +6,14 @@ use crate::error::{Error, Result};
 use sysinfo::System;
 
 /// Starts this rank's compute threads: `wanted`, else the machine's cores divided by the ranks on it. Returns
-/// their number. Collective; called once, before anything computes.
+/// their number. The calling thread is one of them, so that it works instead of waiting for another thread to
+/// wake up. Collective; called once, before anything computes.
 pub fn start(wanted: Option<usize>, comm: &dyn Communicator) -> Result<usize> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = wanted.unwrap_or(cores / ranks_here(comm)?).max(1);
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
+        .use_current_thread()
         .thread_name(|i| format!("compute-{i}"))
         .build_global()
         .map_err(|e| Error::internal(format!("compute threads cannot be started: {e}")))?;

@@ -167,6 +167,19 @@ fn the_parquet_path_equals_the_in_memory_path() {
 }
 
 #[test]
+fn lanes_in_one_row_group_read_it_once() {
+    let data = data(&[400, 400], 400);
+    let read_bytes = |lanes| {
+        let layout = Layout { rows: 800, lanes, rows_per_lane: 5 };
+        let options = Options { layout, order: Order::shuffled(1, 10), lanes: 0..lanes, prefetch: 2, threads: 1 };
+        let mut loader = Loader::start(data.source.clone(), options, Cursor::default()).unwrap();
+        while loader.next().unwrap().is_some() {}
+        loader.progress().read_bytes
+    };
+    assert_eq!(read_bytes(20), read_bytes(1));
+}
+
+#[test]
 fn a_shuffled_batch_holds_whole_rows() {
     let data = data(&[90, 60], 40);
     let place = Place { file: "memory", row_group: 0, number: 0, first_row: 0 };
