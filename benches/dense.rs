@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::Instant;
 use tandem::config::Component;
 use tandem::model::{Field, Input, InputSpec, build};
-use tandem::nn::{Activation, Context, InputTap, Linear, ParamStore, backward_from};
+use tandem::nn::{Activation, Context, Graph, Kernels, Linear, ParamStore, Precision};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -39,7 +39,7 @@ fn random(shape: (usize, usize)) -> Tensor {
     Tensor::randn(0f32, 1.0, shape, &Device::Cpu).expect("a random tensor")
 }
 
-fn context(rows: usize, tap: Option<InputTap>) -> Context {
+fn context(rows: usize, graph: &Graph, precision: Precision) -> Context {
     Context {
         train: true,
         seed: 1,
@@ -47,7 +47,9 @@ fn context(rows: usize, tap: Option<InputTap>) -> Context {
         slots: (0..rows as u32).collect(),
         present: Tensor::ones((rows, 1), DType::F32, &Device::Cpu).expect("ones"),
         all_sum: SendWrapper::new(Rc::new(())),
-        tap,
+        graph: graph.clone(),
+        kernels: Kernels::Fused,
+        precision,
     }
 }
 
@@ -56,29 +58,38 @@ fn plain_linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> CandleResult<Tens
 }
 
 fn main() -> anyhow::Result<()> {
-    println!("{} threads, medians in ms", rayon::current_num_threads());
+    // SAFETY: no other thread has been started yet.
+    unsafe { tandem::observe::threads::keep_candle_on_one_thread() };
+    println!("{} threads, medians in ms; bf16 is {}", rayon::current_num_threads(), Precision::Bf16.unit());
     linear_layers()?;
     mmoe_step()
 }
 
 fn linear_layers() -> anyhow::Result<()> {
-    println!("\nlinear + bias + relu, forward and backward      plain   fused   ratio   GFLOP/s");
+    println!("\nlinear + bias + relu, forward and backward      plain   fused   ratio   GFLOP/s    bf16   ratio");
     for (rows, input, output) in [(4096, 429, 1024), (4096, 256, 128), (4096, 128, 64), (512, 429, 256)] {
         let mut store = ParamStore::new(1);
         let layer = Linear::new(store.builder().at("layer"), input, output, Activation::Relu)?;
-        let (x, dy, at) = (Var::from_tensor(&random((rows, input)))?, random((rows, output)), context(rows, None));
-        let fused = time(|| {
-            let y = layer.forward(&x, &at).expect("forward");
-            backward_from(&[(&y, dy.clone())]).expect("backward");
-        });
+        let (x, dy) = (Var::from_tensor(&random((rows, input)))?, random((rows, output)));
+        let fused = |precision| {
+            time(|| {
+                let graph = Graph::tape();
+                let y = layer.forward(&x, &context(rows, &graph, precision)).expect("forward");
+                graph.backward(&[(&y, dy.clone())]).expect("backward");
+            })
+        };
+        let (f32_ms, bf16_ms) = (fused(Precision::F32), fused(Precision::Bf16));
         let (weight, bias) = (store.vars()[0].as_tensor(), store.vars()[1].as_tensor());
         let plain = time(|| {
             let y = plain_linear(&x, weight, bias).expect("forward");
-            backward_from(&[(&y, dy.clone())]).expect("backward");
+            Graph::Candle.backward(&[(&y, dy.clone())]).expect("backward");
         });
-        let flops = 6.0 * (rows * input * output) as f64;
-        let (ratio, speed) = (plain / fused, flops / fused / 1e6);
-        println!("{rows:>5} x {input:>4} -> {output:<27} {plain:>11.2} {fused:>7.2} {ratio:>7.2} {speed:>9.0}");
+        let (speed, name) = (6.0 * (rows * input * output) as f64 / f32_ms / 1e6, format!("{input} -> {output}"));
+        println!(
+            "{rows:>5} x {name:<34} {plain:>9.2} {f32_ms:>7.2} {:>7.2} {speed:>9.0} {bf16_ms:>7.2} {:>7.2}",
+            plain / f32_ms,
+            plain / bf16_ms
+        );
     }
     Ok(())
 }
@@ -94,37 +105,25 @@ fn mmoe_step() -> anyhow::Result<()> {
     let input = Input { pooled: pooled.as_tensor().clone(), sequences: Vec::new(), dense: random((ROWS, 0)) };
     let seeds: Vec<Tensor> = (0..TASKS).map(|_| random((ROWS, 1))).collect();
 
-    let forward = |tap| model.forward(&input, &context(ROWS, tap)).expect("forward").logits;
-    let one_pass = time(|| {
-        let logits = forward(None);
-        let outputs: Vec<_> = logits.iter().zip(seeds.iter().cloned()).collect();
-        backward_from(&outputs).expect("backward");
-    });
-    let forward_only = time(|| drop(forward(None)));
-    let per_task = time(|| {
-        for (z, seed) in forward(None).iter().zip(&seeds) {
-            backward_from(&[(z, seed.clone())]).expect("backward");
-        }
-    });
-    let tapped = time(|| {
-        let tap = InputTap::new();
-        let logits = forward(Some(tap.clone()));
-        let mut parts = Vec::new();
-        for (z, seed) in logits.iter().zip(&seeds) {
-            backward_from(&[(z, seed.clone())]).expect("backward");
-            parts.push((1.0, tap.take()));
-        }
-        tap.backward(&parts).expect("backward of the input");
-    });
     let plain = plain_mmoe(&pooled, &seeds)?;
-    println!("\nMMoE x[{ROWS}, {INPUT}], 4 experts [256, 128], {TASKS} towers [64]");
-    println!("forward                                {forward_only:>9.1}");
-    println!(
-        "forward, one backward                  {one_pass:>9.1}   plain candle {plain:.1}, {:.2} x",
-        plain / one_pass
-    );
-    println!("forward, {TASKS} backwards                   {per_task:>9.1}   {:.2} x one", per_task / one_pass);
-    println!("forward, {TASKS} backwards with a tap        {tapped:>9.1}   {:.2} x one", tapped / one_pass);
+    println!("\nMMoE x[{ROWS}, {INPUT}], 4 experts [256, 128], {TASKS} towers [64]; plain candle: {plain:.1}");
+    for (name, precision) in [("f32 ", Precision::F32), ("bf16", Precision::Bf16)] {
+        let forward = |graph: &Graph| model.forward(&input, &context(ROWS, graph, precision)).expect("forward").logits;
+        // The gradients of the towers and experts in `passes` passes, then that of the input.
+        let step = |passes: usize| {
+            let graph = Graph::tape();
+            let logits = forward(&graph);
+            let outputs: Vec<_> = logits.iter().zip(seeds.iter().cloned()).collect();
+            let pass = |outputs: &[(&Tensor, Tensor)]| graph.backward(outputs).expect("backward");
+            let passes: Vec<_> = outputs.chunks(TASKS / passes).map(pass).collect();
+            let at_input: Vec<_> = passes.iter().map(|pass| (1.0, &pass.at_input)).collect();
+            graph.backward_input(&at_input).expect("backward of the input");
+        };
+        let (forward_only, one, each) = (time(|| drop(forward(&Graph::None))), time(|| step(1)), time(|| step(TASKS)));
+        println!("{name}  forward                               {forward_only:>9.1}");
+        println!("      forward, one backward                 {one:>9.1}   {:.2} x faster than plain", plain / one);
+        println!("      forward, {TASKS} backwards                  {each:>9.1}   {:.2} x one", each / one);
+    }
     Ok(())
 }
 

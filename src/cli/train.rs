@@ -108,7 +108,7 @@ fn banner(start: &Start, run_dir: &Path) -> String {
     let resumed = if start.step > 0 { format!(", going on after step {}", start.step) } else { String::new() };
     format!(
         "{} in {}{resumed}\n  {} rows, {} steps of {} rows in {} epochs\n  {} ranks ({}) × {} threads, {} lanes\n  \
-         {} dense parameters, {} of them shared by tasks; dense learning rate {}",
+         {} dense parameters, {} of them shared by tasks; dense learning rate {}\n  matrix products in {}",
         start.job,
         run_dir.display(),
         start.rows,
@@ -122,6 +122,7 @@ fn banner(start: &Start, run_dir: &Path) -> String {
         start.dense_parameters,
         start.shared_parameters,
         start.lr,
+        start.products,
     )
 }
 

@@ -2,6 +2,7 @@
 
 use super::units::auto_or_number;
 use super::{Bytes, Component, Every};
+use crate::nn::{Kernels, Precision};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -44,6 +45,12 @@ pub struct Job {
     /// CPU threads of each rank; default (`auto`): the machine's cores divided by the ranks on it.
     #[serde(default, deserialize_with = "auto_or_number", skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
+    /// Of the factors of the matrix products of training: `f32`, or `bf16` where the CPU has instructions for it.
+    #[serde(default)]
+    pub precision: Precision,
+    /// `fused`, or `reference`: the layers in candle's own operations, for comparison.
+    #[serde(default)]
+    pub kernels: Kernels,
     /// Memory for the embedding tables of each rank, such as `20 GiB`; default: what the machine, or the
     /// cluster job's control group, has left. A table that needs more ends the run with an error.
     #[serde(default, skip_serializing_if = "Option::is_none")]

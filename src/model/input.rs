@@ -2,7 +2,7 @@
 
 use super::{Input, InputSpec};
 use crate::error::{Error, Result};
-use crate::nn::{Context, attention_pool};
+use crate::nn::{Context, attention_pool, columns, concat};
 use candle_core::Tensor;
 
 /// Concatenates everything a model reads into one row of numbers.
@@ -51,31 +51,24 @@ impl InputLayer {
         self.width
     }
 
-    /// `[B, width]`: pooled, attended, dense. Only linear layers may read the result, because a context with a
-    /// tap cuts it off from the graph ([`crate::nn::InputTap`]).
+    /// `[B, width]`: pooled, attended, dense; cut off from the tape ([`crate::nn::Graph::cut`]).
     pub fn forward(&self, input: &Input, context: &Context) -> Result<Tensor> {
         let mut parts = Vec::new();
         if input.pooled.dim(1)? > 0 {
             parts.push(input.pooled.clone());
         }
         for (sequence, &(start, width)) in input.sequences.iter().zip(&self.queries) {
-            let query = input.pooled.narrow(1, start, width)?;
-            parts.push(attention_pool(&query, &sequence.values, &sequence.mask)?);
+            let query = columns(&context.graph, &input.pooled, start, width)?;
+            parts.push(attention_pool(&query, &sequence.values, &sequence.mask, context)?);
         }
         if self.dense_width > 0 {
             parts.push(input.dense.clone());
         }
-        let x = match parts.as_slice() {
-            [only] => only.clone(),
-            _ => Tensor::cat(&parts, 1)?,
-        };
-        let columns = x.dim(1)?;
-        if columns != self.width {
-            return Err(Error::internal(format!("the model was built for {} columns, not {columns}", self.width)));
+        let x = concat(&context.graph, &parts)?;
+        let found = x.dim(1)?;
+        if found != self.width {
+            return Err(Error::internal(format!("the model was built for {} columns, not {found}", self.width)));
         }
-        match &context.tap {
-            Some(tap) => Ok(tap.cut(x)),
-            None => Ok(x),
-        }
+        Ok(context.graph.cut(x))
     }
 }

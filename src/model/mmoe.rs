@@ -83,7 +83,7 @@ impl Model for Mixture {
     fn forward(&self, input: &Input, context: &Context) -> Result<Output> {
         let x = self.input.forward(input, context)?;
         let experts = self.experts.forward(&x, context)?;
-        let mixed = |gate: &Gate| mix(&gate.forward(&x, context)?, &experts, self.count, 0);
+        let mixed = |gate: &Gate| mix(&gate.forward(&x, context)?, &experts, self.count, 0, context);
         let mixed: Vec<Tensor> = self.gates.iter().map(mixed).collect::<Result<_>>()?;
         // With a single gate every tower reads the same mixture.
         let of_tasks = self.towers.iter().zip(mixed.iter().cycle());

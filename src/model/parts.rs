@@ -22,7 +22,7 @@ impl Gate {
 
     /// `[B, input]` → `[B, experts]`.
     pub fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
-        softmax(&self.scores.forward(&self.hidden.forward(x, context)?, context)?)
+        softmax(&self.scores.forward(&self.hidden.forward(x, context)?, context)?, context)
     }
 }
 

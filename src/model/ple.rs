@@ -11,7 +11,7 @@ use super::parts::{Gate, Tower, at_least_one, last_width};
 use super::{Input, InputLayer, InputSpec, Model, Output};
 use crate::config::Component;
 use crate::error::{Error, Result};
-use crate::nn::{Activation, Builder, Context, Mlp, NormKind, ParamStore, Style, mix};
+use crate::nn::{Activation, Builder, Context, Mlp, NormKind, ParamStore, Style, add, mix};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -148,11 +148,12 @@ impl Level {
         let mut tasks = Vec::new();
         for (((experts, gate), x), own) in self.tasks.iter().zip(&x.tasks).zip(&outputs) {
             let gate = gate.forward(x, context)?;
-            let own_part = mix(&gate, own, experts.count, 0)?;
-            tasks.push((own_part + mix(&gate, &shared, self.shared.count, experts.count)?)?);
+            let own_part = mix(&gate, own, experts.count, 0, context)?;
+            let shared_part = mix(&gate, &shared, self.shared.count, experts.count, context)?;
+            tasks.push(add(&context.graph, &own_part, &shared_part)?);
         }
         let next_shared = match &self.shared_gate {
-            Some(gate) => self.mix_all(&gate.forward(&x.shared, context)?, &outputs, &shared)?,
+            Some(gate) => self.mix_all(&gate.forward(&x.shared, context)?, &outputs, &shared, context)?,
             None => shared.clone(),
         };
         outputs.push(shared);
@@ -160,12 +161,12 @@ impl Level {
     }
 
     /// The shared mixture over every expert of the level.
-    fn mix_all(&self, gate: &Tensor, outputs: &[Tensor], shared: &Tensor) -> Result<Tensor> {
+    fn mix_all(&self, gate: &Tensor, outputs: &[Tensor], shared: &Tensor, context: &Context) -> Result<Tensor> {
         let own: usize = self.tasks.iter().map(|(experts, _)| experts.count).sum();
-        let mut sum = mix(gate, shared, self.shared.count, own)?;
+        let mut sum = mix(gate, shared, self.shared.count, own, context)?;
         let mut start = 0;
         for ((experts, _), output) in self.tasks.iter().zip(outputs) {
-            sum = (sum + mix(gate, output, experts.count, start)?)?;
+            sum = add(&context.graph, &sum, &mix(gate, output, experts.count, start, context)?)?;
             start += experts.count;
         }
         Ok(sum)

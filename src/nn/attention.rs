@@ -2,8 +2,8 @@
 
 use super::floats::{self, Floats, slice};
 use super::mix::dot;
-use super::parallel;
 use super::softmax::{softmax_row, softmax_row_backward};
+use super::{Context, Kernels, parallel, reference};
 use crate::error::Result;
 use candle_core::{CpuStorage, CustomOp3, Error, Layout, Shape, Tensor};
 
@@ -12,9 +12,12 @@ use candle_core::{CpuStorage, CustomOp3, Error, Layout, Shape, Tensor};
 ///
 /// `query` `[B, d]`, `values` `[B, L, d]`, `mask` `[B, L]` (not 0: there is an element). Returns `[B, d]`; zeros,
 /// with zero gradients, for a row without elements.
-pub fn attention_pool(query: &Tensor, values: &Tensor, mask: &Tensor) -> Result<Tensor> {
+pub fn attention_pool(query: &Tensor, values: &Tensor, mask: &Tensor, context: &Context) -> Result<Tensor> {
+    if context.kernels == Kernels::Reference {
+        return Ok(reference::attention_pool(query, values, mask)?);
+    }
     let (query, values, mask) = (query.contiguous()?, values.contiguous()?, mask.contiguous()?);
-    Ok(query.apply_op3(&values, &mask, Attention)?)
+    context.graph.three(&query, &values, &mask, Attention)
 }
 
 struct Attention;
@@ -122,7 +125,7 @@ fn backward_row(row: &Row, dy: &[f32], dq: &mut [f32], dv: &mut [f32]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{check_gradients, check_matches, numbers, random};
+    use super::super::testing::{check_gradients, check_matches, context, numbers, random};
     use super::*;
     use candle_core::{Device, Tensor};
 
@@ -137,14 +140,9 @@ mod tests {
         for (rows, len, d) in [(1, 1, 1), (2, 5, 3), (4, 2, 1), (600, 4, 20)] {
             let present = mask(rows, len);
             let inputs = [random(&[rows, d], 1), random(&[rows, len, d], 2)];
-            let fused = |t: &[Tensor]| Ok(attention_pool(&t[0], &t[1], &present).unwrap());
+            let fused = |t: &[Tensor]| Ok(attention_pool(&t[0], &t[1], &present, &context(true, rows)).unwrap());
             check_gradients(&inputs, fused);
-            check_matches(&inputs, fused, |t| {
-                let scores = (t[1].matmul(&t[0].unsqueeze(2)?)?.squeeze(2)? / (d as f64).sqrt())?;
-                let e = (scores.exp()? * present.to_dtype(t[0].dtype())?)?;
-                let weights = e.broadcast_div(&(e.sum_keepdim(1)? + 1e-30)?)?;
-                weights.unsqueeze(1)?.matmul(&t[1])?.squeeze(1)
-            });
+            check_matches(&inputs, fused, |t| reference::attention_pool(&t[0], &t[1], &present));
         }
     }
 
@@ -154,7 +152,7 @@ mod tests {
         let values = candle_core::Var::from_tensor(&random(&[2, 4, 3], 2)).unwrap();
         let mask: Vec<f32> = (0..8).map(|i| f32::from(i == 5)).collect();
         let mask = Tensor::from_vec(mask, (2, 4), &Device::Cpu).unwrap();
-        let out = attention_pool(&query, &values, &mask).unwrap();
+        let out = attention_pool(&query, &values, &mask, &context(true, 2)).unwrap();
         let gradients = out.sum_all().unwrap().backward().unwrap();
         assert_eq!(numbers(&out)[..3], [0.0; 3]);
         assert_eq!(numbers(&out)[3..], numbers(&values)[15..18]);

@@ -49,7 +49,7 @@ impl BatchNorm {
     pub fn forward(&self, x: &Tensor, context: &Context) -> crate::Result<Tensor> {
         let x = x.contiguous()?;
         let op = if context.train { self.of_batch(&x, context)? } else { self.of_running_moments() };
-        Ok(x.apply_op3(&self.scale, &self.shift, op)?)
+        context.graph.three(&x, &self.scale, &self.shift, op)
     }
 
     fn of_running_moments(&self) -> Op {

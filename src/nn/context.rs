@@ -1,8 +1,9 @@
 //! What a forward pass is told beside its input.
 
-use super::InputTap;
+use super::{Graph, Precision};
 use candle_core::Tensor;
 use send_wrapper::SendWrapper;
+use serde::{Deserialize, Serialize};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -39,7 +40,21 @@ pub struct Context {
     pub present: Tensor,
     /// Sums over ranks. Wrapped because candle's graph must be `Send`, while MPI stays on one thread.
     pub all_sum: SendWrapper<Rc<dyn AllSum>>,
-    /// Collects the parts of the input's gradient, for steps with one backward pass per task; `None`: every
-    /// backward pass computes the input's gradient itself.
-    pub tap: Option<InputTap>,
+    /// Where the operations are written down for the backward passes.
+    pub graph: Graph,
+    /// Fused layers, or plain candle.
+    pub kernels: Kernels,
+    /// Of the matrix products.
+    pub precision: Precision,
+}
+
+/// What computes the layers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kernels {
+    /// One operation a layer, with its own backward.
+    #[default]
+    Fused,
+    /// Candle's own operations, for comparison.
+    Reference,
 }

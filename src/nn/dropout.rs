@@ -42,7 +42,7 @@ impl Dropout {
             slots: context.slots.clone(),
             units,
         };
-        Ok(x.contiguous()?.apply_op1(mask)?)
+        context.graph.one(&x.contiguous()?, mask)
     }
 }
 

@@ -8,7 +8,7 @@
 
 use super::activation::Activation;
 use super::floats::{self, Floats, slice};
-use super::{Builder, Init, parallel};
+use super::{Builder, Context, Init, Kernels, parallel, reference};
 use candle_core::{CpuStorage, CustomOp3, Error, Layout, Result, Shape, Tensor};
 
 const EPSILON: f32 = 1e-5;
@@ -30,8 +30,13 @@ impl LayerNorm {
     }
 
     /// `[…, groups · width]` → the same shape.
-    pub fn forward(&self, x: &Tensor) -> crate::Result<Tensor> {
-        Ok(x.contiguous()?.apply_op3(&self.scale, &self.shift, self.op.clone())?)
+    pub fn forward(&self, x: &Tensor, context: &Context) -> crate::Result<Tensor> {
+        let Op { width, activation } = self.op;
+        if context.kernels == Kernels::Reference {
+            let epsilon = f64::from(EPSILON);
+            return Ok(reference::layer_norm(x, &self.scale, &self.shift, width, epsilon, activation)?);
+        }
+        context.graph.three(&x.contiguous()?, &self.scale, &self.shift, self.op.clone())
     }
 }
 
@@ -164,21 +169,13 @@ mod tests {
     use super::super::activation::ALL;
     use super::super::testing::{check_gradients, check_matches, random};
     use super::*;
-    use candle_core::D;
 
     fn fused(width: usize, activation: Activation) -> impl Fn(&[Tensor]) -> Result<Tensor> {
         move |t| t[0].apply_op3(&t[1], &t[2], Op { width, activation })
     }
 
     fn plain(width: usize) -> impl Fn(&[Tensor]) -> Result<Tensor> {
-        move |t| {
-            let (rows, columns) = t[0].dims2()?;
-            let x = t[0].reshape((rows, columns / width, width))?;
-            let x = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-            let deviation = (x.sqr()?.mean_keepdim(D::Minus1)? + f64::from(EPSILON))?.sqrt()?;
-            let hat = x.broadcast_div(&deviation)?.reshape((rows, columns))?;
-            hat.broadcast_mul(&t[1])?.broadcast_add(&t[2])?.tanh()
-        }
+        move |t| reference::layer_norm(&t[0], &t[1], &t[2], width, f64::from(EPSILON), Activation::Tanh)
     }
 
     #[test]

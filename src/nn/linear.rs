@@ -14,8 +14,10 @@
 
 use super::activation::Activation;
 use super::floats::{self, Floats, slice};
-use super::gemm::{Matrix, multiply};
-use super::{Builder, Context, Init, InputTap, parallel};
+use super::gemm::{Matrix, Precision, multiply};
+use super::graph::{Operation, Pass};
+use super::input_gradient::Part;
+use super::{Builder, Context, Init, Kernels, parallel, reference};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use std::sync::OnceLock;
 
@@ -58,9 +60,25 @@ impl Linear {
 
     /// `[…, G · in]` → `[…, G · out]`.
     pub fn forward(&self, x: &Tensor, context: &Context) -> crate::Result<Tensor> {
-        let tap = context.tap.clone().filter(|tap| tap.owns(x));
-        let op = Fused { groups: self.groups, activation: self.activation, tap, input: OnceLock::new() };
-        Ok(x.contiguous()?.apply_op3(&self.weight, &self.bias, op)?)
+        let Self { weight, bias, groups, activation } = self;
+        let x = &x.contiguous()?;
+        if context.kernels == Kernels::Reference {
+            return Ok(reference::linear(x, weight, bias, *groups, *activation)?);
+        }
+        let graph = &context.graph;
+        let op = Fused {
+            groups: *groups,
+            activation: *activation,
+            precision: context.precision,
+            wants_dx: graph.tracks(x),
+            input: OnceLock::new(),
+        };
+        if !graph.is_input(x) || *groups > 1 {
+            return graph.three(x, weight, bias, op);
+        }
+        let y = x.apply_op3_no_bwd(weight, bias, &op)?;
+        graph.record(&[x, weight, bias], &y, AtInput(op));
+        Ok(y)
     }
 }
 
@@ -68,7 +86,9 @@ impl Linear {
 struct Fused {
     groups: usize,
     activation: Activation,
-    tap: Option<InputTap>,
+    precision: Precision,
+    /// Whether the gradient of x is wanted.
+    wants_dx: bool,
     /// z = x · W + b, kept where the derivative of the activation needs it.
     input: OnceLock<Vec<f32>>,
 }
@@ -150,7 +170,7 @@ impl CustomOp3 for Fused {
         let mut y = vec![0.0; dims.rows * dims.y()];
         for group in 0..dims.groups {
             let out = y.get_mut(group * dims.output..).unwrap_or_default();
-            multiply(out, dims.y(), dims.group(x, group, dims.input), dims.weight(weight, group));
+            multiply(self.precision, out, dims.y(), dims.group(x, group, dims.input), dims.weight(weight, group));
         }
         let add_bias = |row: &mut [f32]| row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
         if self.activation.needs_input() {
@@ -180,37 +200,66 @@ impl CustomOp3 for Fused {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let dims = self.dims(x.dims(), weight.dims())?;
         let dz = self.activation_gradient(y, dy, dims.y())?;
-        if let Some(tap) = &self.tap {
-            tap.leave(weight, &dz);
+        let dx = if self.wants_dx { Some(self.input_gradient(dims, &dz, x, weight)?) } else { None };
+        let (dw, db) = self.parameter_gradients(dims, &dz, x, weight, bias)?;
+        Ok((dx, Some(dw), Some(db)))
+    }
+}
+
+impl Fused {
+    fn input_gradient(&self, dims: Dims, dz: &Tensor, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        let (dz, weight) = (Floats::of(dz)?, Floats::of(weight)?);
+        let mut dx = vec![0.0; dims.rows * dims.x()];
+        for group in 0..dims.groups {
+            let out = dx.get_mut(group * dims.input..).unwrap_or_default();
+            let dz = dims.group(&dz, group, dims.output);
+            multiply(self.precision, out, dims.x(), dz, dims.weight(&weight, group).t());
         }
-        let dz = Floats::of(&dz)?;
-        let dx = if x.track_op() { Some(input_gradient(dims, &dz, x, weight)?) } else { None };
-        let dw = weight_gradient(dims, &dz, x, weight)?;
+        floats::tensor(dx, x.dims())
+    }
+
+    /// dW and db.
+    fn parameter_gradients(
+        &self,
+        dims: Dims,
+        dz: &Tensor,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        let (dz, x) = (Floats::of(dz)?, Floats::of(x)?);
+        let mut dw = vec![0.0; dims.groups * dims.input * dims.output];
+        for (group, dw) in dw.chunks_mut((dims.input * dims.output).max(1)).enumerate() {
+            let (x, dz) = (dims.group(&x, group, dims.input), dims.group(&dz, group, dims.output));
+            multiply(self.precision, dw, dims.output, x.t(), dz);
+        }
         let db = parallel::sums(dims.rows, dims.y(), dz.len(), |row, sums: &mut [f32]| {
             sums.iter_mut().zip(&dz[row * dims.y()..]).for_each(|(sum, &value)| *sum += value);
         });
-        Ok((dx, Some(dw), Some(floats::tensor(db, bias.dims())?)))
+        Ok((floats::tensor(dw, weight.dims())?, floats::tensor(db, bias.dims())?))
     }
 }
 
-fn input_gradient(dims: Dims, dz: &[f32], x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    let weight = Floats::of(weight)?;
-    let mut dx = vec![0.0; dims.rows * dims.x()];
-    for group in 0..dims.groups {
-        let out = dx.get_mut(group * dims.input..).unwrap_or_default();
-        multiply(out, dims.x(), dims.group(dz, group, dims.output), dims.weight(&weight, group).t());
-    }
-    floats::tensor(dx, x.dims())
-}
+/// A layer that reads the model's input: it leaves its dz, from which dx is computed once for all tasks.
+struct AtInput(Fused);
 
-fn weight_gradient(dims: Dims, dz: &[f32], x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    let x = Floats::of(x)?;
-    let mut dw = vec![0.0; dims.groups * dims.input * dims.output];
-    for (group, dw) in dw.chunks_mut((dims.input * dims.output).max(1)).enumerate() {
-        let (x, dz) = (dims.group(&x, group, dims.input), dims.group(dz, group, dims.output));
-        multiply(dw, dims.output, x.t(), dz);
+impl Operation for AtInput {
+    fn backward(
+        &self,
+        inputs: &[Tensor],
+        y: &Tensor,
+        dy: &Tensor,
+        pass: &mut Pass,
+    ) -> crate::Result<Vec<Option<Tensor>>> {
+        let [x, weight, bias] = inputs else {
+            return Err(crate::Error::internal("a linear layer has three inputs"));
+        };
+        let dims = self.0.dims(x.dims(), weight.dims())?;
+        let dz = self.0.activation_gradient(y, dy, dims.y())?;
+        let (dw, db) = self.0.parameter_gradients(dims, &dz, x, weight, bias)?;
+        pass.at_input.push(Part::Linear { weight: weight.clone(), dz, precision: self.0.precision });
+        Ok(vec![None, Some(dw), Some(db)])
     }
-    floats::tensor(dw, weight.dims())
 }
 
 #[cfg(test)]
@@ -221,37 +270,14 @@ mod tests {
 
     fn fused(groups: usize, activation: Activation) -> impl Fn(&[Tensor]) -> Result<Tensor> {
         move |t| {
-            let op = Fused { groups, activation, tap: None, input: OnceLock::new() };
-            t[0].contiguous()?.apply_op3(&t[1], &t[2], op)
+            let x = t[0].contiguous()?;
+            let (precision, wants_dx) = (Precision::F32, x.track_op());
+            x.apply_op3(&t[1], &t[2], Fused { groups, activation, precision, wants_dx, input: OnceLock::new() })
         }
     }
 
-    fn plain_activation(activation: Activation, z: &Tensor) -> Result<Tensor> {
-        match activation {
-            Activation::None => Ok(z.clone()),
-            Activation::Relu => z.relu(),
-            Activation::Gelu => z.gelu_erf(),
-            Activation::Tanh => z.tanh(),
-            Activation::Sigmoid => (z.neg()?.exp()? + 1.0)?.recip(),
-            Activation::LeakyRelu => z.relu()? - (z.neg()?.relu()? * 0.01)?,
-            Activation::Silu => z.silu(),
-        }
-    }
-
-    /// Group by group with candle's own operations.
     fn plain(groups: usize, activation: Activation) -> impl Fn(&[Tensor]) -> Result<Tensor> {
-        move |t| {
-            let (input, output) = (t[0].dim(1)? / groups, t[2].dim(0)? / groups);
-            let weight = t[1].reshape((groups, input, output))?;
-            let outputs: Vec<Tensor> = (0..groups)
-                .map(|g| {
-                    let x = t[0].narrow(1, g * input, input)?;
-                    let z = x.matmul(&weight.get(g)?)?.broadcast_add(&t[2].narrow(0, g * output, output)?)?;
-                    plain_activation(activation, &z)
-                })
-                .collect::<Result<_>>()?;
-            Tensor::cat(&outputs, 1)
-        }
+        move |t| reference::linear(&t[0].contiguous()?, &t[1], &t[2], groups, activation)
     }
 
     fn inputs(rows: usize, groups: usize, input: usize, output: usize) -> Vec<Tensor> {

@@ -1,7 +1,7 @@
 //! The mixture of a mixture-of-experts layer: out_b = Σ_e gate_{b,e} · x_{b,e}.
 
 use super::floats::{self, Floats, slice};
-use super::parallel;
+use super::{Context, Kernels, parallel, reference};
 use candle_core::{CpuStorage, CustomOp2, Error, Layout, Result, Shape, Tensor};
 
 /// Mixes `experts` outputs that stand side by side in `x`.
@@ -9,8 +9,11 @@ use candle_core::{CpuStorage, CustomOp2, Error, Layout, Result, Shape, Tensor};
 /// `gate` is `[B, m]` and `x` is `[B, experts · h]`; the experts of `x` take the gate's columns `start`,
 /// `start + 1`, …, so that one gate can mix several blocks of experts (CGC's own and shared ones) whose
 /// results are added. Returns `[B, h]`.
-pub fn mix(gate: &Tensor, x: &Tensor, experts: usize, start: usize) -> crate::Result<Tensor> {
-    Ok(gate.contiguous()?.apply_op2(&x.contiguous()?, Mix { experts, start })?)
+pub fn mix(gate: &Tensor, x: &Tensor, experts: usize, start: usize, context: &Context) -> crate::Result<Tensor> {
+    if context.kernels == Kernels::Reference {
+        return Ok(reference::mix(gate, x, experts, start)?);
+    }
+    context.graph.two(&gate.contiguous()?, &x.contiguous()?, Mix { experts, start })
 }
 
 struct Mix {
@@ -92,16 +95,11 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{check_gradients, check_matches, random};
+    use super::super::testing::{check_gradients, check_matches, context, random};
     use super::*;
 
     fn plain(experts: usize, start: usize) -> impl Fn(&[Tensor]) -> Result<Tensor> {
-        move |t| {
-            let (rows, width) = t[1].dims2()?;
-            let x = t[1].reshape((rows, experts, width / experts))?;
-            let gate = t[0].narrow(1, start, experts)?.unsqueeze(2)?;
-            x.broadcast_mul(&gate)?.sum(1)
-        }
+        move |t| reference::mix(&t[0], &t[1], experts, start)
     }
 
     #[test]
@@ -118,9 +116,10 @@ mod tests {
     #[test]
     fn experts_that_do_not_fit_the_gate_are_an_error() {
         let (gate, x) = (random(&[2, 3], 1), random(&[2, 8], 2));
-        assert!(mix(&gate, &x, 4, 0).is_err());
-        assert!(mix(&gate, &x, 2, 2).is_err());
-        assert!(mix(&gate, &random(&[3, 8], 2), 2, 0).is_err());
-        assert!(mix(&gate, &x, 2, 1).is_ok());
+        let mix = |x: &Tensor, experts, start| mix(&gate, x, experts, start, &context(true, 2));
+        assert!(mix(&x, 4, 0).is_err());
+        assert!(mix(&x, 2, 2).is_err());
+        assert!(mix(&random(&[3, 8], 2), 2, 0).is_err());
+        assert!(mix(&x, 2, 1).is_ok());
     }
 }

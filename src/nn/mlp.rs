@@ -131,7 +131,7 @@ impl Layer {
         let y = match &self.norm {
             None => z,
             Some(Norm::Batch(norm)) => norm.forward(&z, context)?,
-            Some(Norm::Layer(norm)) => norm.forward(&z)?,
+            Some(Norm::Layer(norm)) => norm.forward(&z, context)?,
         };
         self.dropout.forward(&y, context)
     }

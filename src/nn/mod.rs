@@ -1,8 +1,8 @@
 //! Layers of the dense part, with their own backward, and the store of their parameters.
 //!
-//! Candle keeps the graph; each layer here is one node of it that computes on slices, forward and backward.
-//! Plain candle is three times slower than that: its backward allocates and adds a tensor for every bias,
-//! broadcast and activation, mostly on one thread.
+//! Each layer is one operation that computes on slices, forward and backward, and stands as one node on the tape
+//! of the step. Plain candle is three times slower than that: its backward allocates and adds a tensor for every
+//! bias, broadcast and activation, mostly on one thread.
 //!
 //! | file | operation |
 //! |---|---|
@@ -12,15 +12,21 @@
 //! | `attention` | a sequence pooled by a query |
 //! | `mlp` | hidden layers made of these |
 //! | `loss`, `seed` | losses on numbers, and the start of a backward pass from their gradients |
-//! | `tap` | the gradient of the model's input, once for all tasks |
+//! | `columns` | columns side by side, some of them, sums |
+//! | `graph` | the tape of a forward pass, and the way back |
+//! | `input_gradient` | the gradient of the model's input, once for all tasks |
+//! | `reference` | the same layers in candle's own operations |
 
 mod activation;
 mod attention;
 mod batch_norm;
+mod columns;
 mod context;
 mod dropout;
 mod floats;
 mod gemm;
+mod graph;
+mod input_gradient;
 mod layer_norm;
 mod linear;
 mod loss;
@@ -28,17 +34,21 @@ mod mix;
 mod mlp;
 mod parallel;
 mod params;
+mod reference;
 mod seed;
 mod softmax;
-mod tap;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use activation::Activation;
 pub use attention::attention_pool;
 pub use batch_norm::BatchNorm;
-pub use context::{AllSum, Context};
+pub use columns::{add, columns, concat};
+pub use context::{AllSum, Context, Kernels};
 pub use dropout::Dropout;
+pub use gemm::Precision;
+pub use graph::{Graph, Pass, Tape};
+pub use input_gradient::InputGradient;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use loss::Loss;
@@ -47,4 +57,3 @@ pub use mlp::{Mlp, NormKind, Style};
 pub use params::{Buffer, Builder, Init, ParamStore};
 pub use seed::backward_from;
 pub use softmax::softmax;
-pub use tap::{InputGradient, InputTap};

@@ -130,16 +130,15 @@ impl ParamStore {
         Ok(())
     }
 
-    /// Copies the gradient of the parameter `index` into `out` and returns true; returns false and leaves
-    /// `out` untouched if the loss does not reach the parameter.
-    pub fn gradient_into(&self, gradients: &GradStore, index: usize, out: &mut [f32]) -> Result<bool> {
-        self.expect_len(index, out.len())?;
-        let Some(gradient) = gradients.get(&self.vars[index]) else {
-            return Ok(false);
-        };
-        let gradient = gradient.contiguous()?;
-        out.copy_from_slice(&super::floats::Floats::of(&gradient)?);
-        Ok(true)
+    /// Hands the gradient of the parameter `index` to `use_it`, unless the loss does not reach the parameter.
+    pub fn with_gradient(&self, gradients: &GradStore, index: usize, use_it: impl FnOnce(&[f32])) -> Result<()> {
+        if let Some(gradient) = gradients.get(&self.vars[index]) {
+            let gradient = gradient.contiguous()?;
+            let gradient = super::floats::Floats::of(&gradient)?;
+            self.expect_len(index, gradient.len())?;
+            use_it(&gradient);
+        }
+        Ok(())
     }
 
     fn expect_len(&self, index: usize, len: usize) -> Result<()> {
@@ -290,12 +289,10 @@ mod tests {
         assert_eq!(used.to_vec1::<f32>().unwrap(), [3.0, -4.0]);
 
         let gradients = used.sqr().unwrap().sum_all().unwrap().backward().unwrap();
-        let mut out = [0.0; 2];
-        assert!(store.gradient_into(&gradients, 0, &mut out).unwrap());
-        assert_eq!(out, [6.0, -8.0]);
-        let mut out = [7.0];
-        assert!(!store.gradient_into(&gradients, 1, &mut out).unwrap());
-        assert_eq!(out, [7.0]);
+        let mut seen = Vec::new();
+        store.with_gradient(&gradients, 0, |gradient| seen = gradient.to_vec()).unwrap();
+        assert_eq!(seen, [6.0, -8.0]);
+        store.with_gradient(&gradients, 1, |_| panic!("the loss does not reach it")).unwrap();
         assert!(store.load(0, &[1.0]).is_err());
     }
 

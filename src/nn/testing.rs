@@ -1,6 +1,6 @@
 //! Checks that every fused layer and every model must pass.
 
-use super::{AllSum, Context, backward_from};
+use super::{AllSum, Context, Graph, Kernels, Precision, backward_from};
 use crate::random;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use send_wrapper::SendWrapper;
@@ -23,7 +23,9 @@ pub(crate) fn context(train: bool, rows: usize) -> Context {
         slots: (0..rows as u32).collect(),
         present: Tensor::ones((rows, 1), DType::F32, &Device::Cpu).unwrap(),
         all_sum: SendWrapper::new(Rc::new(())),
-        tap: None,
+        graph: Graph::Candle,
+        kernels: Kernels::Fused,
+        precision: Precision::F32,
     }
 }
 

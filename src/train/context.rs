@@ -3,7 +3,7 @@
 use crate::comm::{Comm, collectives};
 use crate::data::batch::Batch;
 use crate::error::Result;
-use crate::nn::{AllSum, Context};
+use crate::nn::{AllSum, Context, Graph, Kernels, Precision};
 use candle_core::{Device, Tensor};
 use send_wrapper::SendWrapper;
 use std::rc::Rc;
@@ -17,9 +17,27 @@ impl AllSum for RankSum {
     }
 }
 
+/// What a forward pass is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A step, with a way back.
+    Train(Kernels, Precision),
+    /// Predictions: always in f32, so that they are what an exported model gives.
+    Infer(Kernels),
+}
+
 /// The context of one forward pass over `batch`.
-pub fn context(comm: &Comm, batch: &Batch, train: bool, seed: u64, step: u64) -> Result<Context> {
+pub fn context(comm: &Comm, batch: &Batch, kind: Kind, seed: u64, step: u64) -> Result<Context> {
     let present: Vec<f32> = batch.present.iter().map(|&p| f32::from(u8::from(p))).collect();
+    let (train, kernels, precision) = match kind {
+        Kind::Train(kernels, precision) => (true, kernels, precision),
+        Kind::Infer(kernels) => (false, kernels, Precision::F32),
+    };
+    let graph = match (train, kernels) {
+        (false, _) => Graph::None,
+        (true, Kernels::Fused) => Graph::tape(),
+        (true, Kernels::Reference) => Graph::Candle,
+    };
     Ok(Context {
         train,
         seed,
@@ -27,6 +45,8 @@ pub fn context(comm: &Comm, batch: &Batch, train: bool, seed: u64, step: u64) ->
         slots: Arc::from(batch.slots.as_slice()),
         present: Tensor::from_vec(present, (batch.rows, 1), &Device::Cpu)?,
         all_sum: SendWrapper::new(Rc::new(RankSum(comm.clone()))),
-        tap: None,
+        graph,
+        kernels,
+        precision,
     })
 }

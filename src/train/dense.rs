@@ -94,12 +94,10 @@ impl DensePart {
 
     /// Adds the gradients of one backward pass: shared parameters to row `row` of `rows`, own ones as they are.
     pub fn put(&mut self, store: &ParamStore, grads: &GradStore, row: usize, rows: usize) -> Result<()> {
-        let Buffers { parameter, send, .. } = &mut self.buffers;
         for index in 0..self.layout.parameters() {
-            parameter.resize(store.vars()[index].elem_count(), 0.0);
-            if store.gradient_into(grads, index, parameter)? {
-                self.layout.scatter(index, row, rows, parameter, send);
-            }
+            store.with_gradient(grads, index, |gradient| {
+                self.layout.scatter(index, row, rows, gradient, &mut self.buffers.send);
+            })?;
         }
         Ok(())
     }

@@ -90,6 +90,8 @@ pub struct Start {
     pub shared_parameters: usize,
     /// Base learning rate of the dense optimizer.
     pub lr: f64,
+    /// What computes the matrix products.
+    pub products: &'static str,
 }
 
 /// One step.

@@ -48,21 +48,53 @@ impl Leaves {
         Ok(Self { input })
     }
 
-    /// The leaves' gradients after a backward pass; zero where the loss does not reach one.
-    pub fn gradients(&self, grads: &GradStore) -> Result<LeafGradients> {
-        let sequences = self.input.sequences.iter().map(|s| gradient(grads, &s.values)).collect::<Result<_>>()?;
-        Ok(LeafGradients { pooled: gradient(grads, &self.input.pooled)?, sequences })
+    /// The leaves' gradients for the weighted sum of some backward passes, `(weight, gradients)`; zero where
+    /// none of them reaches one.
+    pub fn gradients(&self, passes: &[(f64, &GradStore)]) -> Result<LeafGradients> {
+        let sequences = self.input.sequences.iter().map(|s| gradient(passes, &s.values)).collect::<Result<_>>()?;
+        Ok(LeafGradients { pooled: gradient(passes, &self.input.pooled)?, sequences })
     }
 }
 
 fn leaf(values: Vec<f32>, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
-    let tensor = Tensor::from_vec(values, shape.into(), &Device::Cpu)?;
-    Ok(Var::from_tensor(&tensor)?.into_inner())
+    Ok(Var::from_vec(values, shape.into(), &Device::Cpu)?.into_inner())
 }
 
-fn gradient(grads: &GradStore, leaf: &Tensor) -> Result<Vec<f32>> {
-    match grads.get(leaf) {
-        Some(gradient) => Ok(gradient.flatten_all()?.to_vec1()?),
-        None => Ok(vec![0.0; leaf.elem_count()]),
+fn gradient(passes: &[(f64, &GradStore)], leaf: &Tensor) -> Result<Vec<f32>> {
+    let mut sum: Option<Vec<f32>> = None;
+    for (weight, grads) in passes {
+        let Some(gradient) = grads.get(leaf) else { continue };
+        let mut gradient: Vec<f32> = gradient.flatten_all()?.to_vec1()?;
+        let weight = *weight as f32;
+        match &mut sum {
+            None if weight == 1.0 => sum = Some(gradient),
+            None => {
+                gradient.iter_mut().for_each(|g| *g *= weight);
+                sum = Some(gradient);
+            }
+            Some(sum) => sum.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += weight * g),
+        }
+    }
+    Ok(sum.unwrap_or_else(|| vec![0.0; leaf.elem_count()]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Shape;
+
+    #[test]
+    fn passes_are_weighted_wherever_they_reach_a_leaf() {
+        let values = |values: &[f32]| leaf(values.to_vec(), Shape::from((1, values.len()))).unwrap();
+        let (pooled, apart) = (values(&[1.0, 2.0]), values(&[3.0]));
+        let mask = Tensor::ones((1, 1), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let sequences = vec![Sequence { values: apart.clone(), mask }];
+        let leaves = Leaves { input: Input { pooled: pooled.clone(), sequences, dense: pooled.clone() } };
+        let square = pooled.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+        let sum = (pooled.sum_all().unwrap() + apart.sum_all().unwrap()).unwrap().backward().unwrap();
+        let LeafGradients { pooled, sequences } = leaves.gradients(&[(1.0, &square), (0.5, &sum)]).unwrap();
+        assert_eq!((pooled, sequences), (vec![2.5, 4.5], vec![vec![0.5]]));
+        let LeafGradients { pooled, sequences } = leaves.gradients(&[]).unwrap();
+        assert_eq!((pooled, sequences), (vec![0.0; 2], vec![vec![0.0]]));
     }
 }

@@ -19,6 +19,7 @@ use crate::data::statistics::Statistics;
 use crate::data::store::Store;
 use crate::error::{Error, Result};
 use crate::metric::TaskReport;
+use crate::nn::Kernels;
 use crate::observe::{Stage, Stages};
 use crate::optim::{self, Schedule};
 use std::path::{Path, PathBuf};
@@ -155,6 +156,10 @@ impl Run {
             dense_parameters: self.trainable.store.len(),
             shared_parameters: self.trainable.dense.shared_len(),
             lr: self.trainable.dense.lr(),
+            products: match self.job.kernels {
+                Kernels::Fused => self.job.precision.unit(),
+                Kernels::Reference => "f32 by the reference kernels",
+            },
         }
     }
 
@@ -164,10 +169,18 @@ impl Run {
         let mut meter = Meter::new();
         // A run that was stopped by a signal may owe an evaluation; one that stopped early stays stopped.
         let mut ending = if self.step > 0 { self.settle(observer)? } else { None };
+        let mut ahead = None;
         while ending.is_none() && self.step < self.total_steps {
-            let mut loader = self.loader()?;
+            let mut loader = match ahead.take() {
+                Some(loader) => loader,
+                None => self.loader(self.cursor)?,
+            };
             while let Some(batch) = self.next_batch(&mut loader)? {
                 let report = self.one_step(&batch, stop_asked(), &mut meter, observer)?;
+                loader.recycle(batch);
+                if ahead.is_none() && self.epoch_ends_soon() {
+                    ahead = Some(self.loader(Cursor { epoch: self.cursor.epoch + 1, taken: 0 })?);
+                }
                 ending = meter.paused(|| self.after_step(&report, observer))?;
                 if ending.is_some() || self.step == self.total_steps {
                     break;
@@ -256,9 +269,16 @@ impl Run {
         Ok(Some(reports))
     }
 
-    fn loader(&self) -> Result<Loader> {
+    fn loader(&self, cursor: Cursor) -> Result<Loader> {
         let order = Order::shuffled(self.job.seed, self.job.data.shuffle_window);
-        self.train.loader(&self.comm, &self.statistics, self.layout, order, self.cursor, self.job.data.prefetch)
+        self.train.loader(&self.comm, &self.statistics, self.layout, order, cursor, self.job.data.prefetch)
+    }
+
+    /// Whether this epoch's last batches are being decoded and another epoch follows. Its loader is started then,
+    /// so that every lane has opened its first row group before the next step, or during the evaluation between.
+    fn epoch_ends_soon(&self) -> bool {
+        let left = self.layout.steps_after(self.cursor.taken);
+        self.cursor.taken > 0 && left <= self.job.data.prefetch as u64 && self.step + left < self.total_steps
     }
 
     /// The next batch of this rank, or the error of any rank's.

@@ -9,7 +9,7 @@ use crate::data::schema::{IdFeature, Schema};
 use crate::embedding::{BagKind, BagSpec, Embeddings, Pool, TableSpec};
 use crate::error::{Error, Result};
 use crate::model::{self, Field, Input, InputSpec, Model, Sequence, SequenceSpec};
-use crate::nn::{Context, Loss, ParamStore};
+use crate::nn::{Context, Graph, Kernels, Loss, ParamStore, Pass, Precision};
 use crate::{balance, optim};
 use candle_core::{Device, Tensor};
 use send_wrapper::SendWrapper;
@@ -33,7 +33,8 @@ pub fn build(comm: &Comm, job: &mut Job, schema: &Schema) -> Result<Trainable> {
     if let Some(limit) = job.memory_limit {
         embeddings = embeddings.with_memory_limit(limit.0);
     }
-    Ok(Trainable { embeddings, store, model, spec, tasks, dense, balancer, seed: job.seed })
+    let Job { seed, kernels, precision, .. } = *job;
+    Ok(Trainable { embeddings, store, model, spec, tasks, dense, balancer, seed, kernels, precision })
 }
 
 fn task_specs(job: &Job) -> Vec<TaskSpec> {
@@ -125,10 +126,11 @@ fn sequence_target(feature: &Feature, fields: &[Field]) -> Result<Option<usize>>
 
 /// Which parameters two or more losses reach, found by one backward pass per task on a made-up batch.
 fn shared_parameters(model: &dyn Model, spec: &InputSpec, store: &ParamStore) -> Result<Vec<bool>> {
-    let output = model.forward(&made_up_input(spec)?, &made_up_context()?)?;
+    let context = made_up_context()?;
+    let output = model.forward(&made_up_input(spec)?, &context)?;
     let mut reached = vec![0usize; store.vars().len()];
     for logits in &output.logits {
-        let grads = logits.sum_all()?.backward()?;
+        let Pass { grads, .. } = context.graph.backward(&[(logits, logits.ones_like()?)])?;
         for (count, var) in reached.iter_mut().zip(store.vars()) {
             *count += usize::from(grads.get(var.as_tensor()).is_some());
         }
@@ -166,6 +168,8 @@ fn made_up_context() -> Result<Context> {
         slots: Arc::from([0, 1].as_slice()),
         present: Tensor::ones((2, 1), candle_core::DType::F32, &Device::Cpu)?,
         all_sum: SendWrapper::new(Rc::new(())),
-        tap: None,
+        graph: Graph::tape(),
+        kernels: Kernels::Fused,
+        precision: Precision::F32,
     })
 }

@@ -12,7 +12,7 @@
 //!
 //! A method that needs only losses takes one backward pass of Σ w_k L_k: the same path with one row.
 
-use super::context::context;
+use super::context::{Kind, context};
 use super::dense::{DensePart, Reduced};
 use super::leaves::{LeafGradients, Leaves};
 use super::losses::{self, Losses, TaskSpec};
@@ -23,7 +23,7 @@ use crate::data::plan::Plan;
 use crate::embedding::{Embeddings, Mode};
 use crate::error::{Error, Result};
 use crate::model::{InputSpec, Model, Output};
-use crate::nn::{Context, InputTap, ParamStore, backward_from};
+use crate::nn::{Graph, Kernels, ParamStore, Precision};
 use crate::observe::{Stage, Stages};
 
 /// Everything that a step changes or reads, on one rank.
@@ -44,6 +44,10 @@ pub struct Trainable {
     pub balancer: Box<dyn Balancer>,
     /// Seed of the job.
     pub seed: u64,
+    /// What computes the layers.
+    pub kernels: Kernels,
+    /// Of the matrix products of a step.
+    pub precision: Precision,
 }
 
 /// What one step is given on one rank.
@@ -86,16 +90,15 @@ impl Trainable {
             self.embeddings.lookup(comm.as_ref(), &batch.ids, batch.rows, Mode::Train { step })
         })?;
         let leaves = Leaves::new(batch, &mut lookup, &self.spec)?;
-        let tap = (self.balancer.needs() == Needs::Gram).then(InputTap::new);
-        let context = Context { tap: tap.clone(), ..context(comm, batch, true, self.seed, step)? };
+        let context = context(comm, batch, Kind::Train(self.kernels, self.precision), self.seed, step)?;
         let output = stages.time(Stage::Forward, || self.model.forward(&leaves.input, &context))?;
         let losses = stages
             .time(Stage::Forward, || losses::compute(comm.as_ref(), &self.tasks, &output.logits, batch, plan, stop))
             .map_err(|error| error.at("after step", step))?;
-        let pass = Pass { leaves: &leaves, output: &output, losses: &losses, step };
-        let Weighed { weights, reduced, gram, leaf_gradients } = match tap {
-            None => self.weigh_losses(comm.as_ref(), &pass, stages)?,
-            Some(tap) => self.weigh_gradients(comm.as_ref(), &pass, &tap, stages)?,
+        let pass = Forward { graph: &context.graph, leaves: &leaves, output: &output, losses: &losses, step };
+        let Weighed { weights, reduced, gram, leaf_gradients } = match self.balancer.needs() {
+            Needs::Gram => self.weigh_gradients(comm.as_ref(), &pass, stages)?,
+            Needs::Losses => self.weigh_losses(comm.as_ref(), &pass, stages)?,
         };
         // Already weighted gradients stand in a single row, whose weight is 1.
         let row_weights: &[f64] = if gram { &weights } else { &[1.0] };
@@ -112,7 +115,7 @@ impl Trainable {
     }
 
     /// Weights from the losses, then one backward pass of the weighted sum.
-    fn weigh_losses(&mut self, comm: &dyn Communicator, pass: &Pass, stages: &Stages) -> Result<Weighed> {
+    fn weigh_losses(&mut self, comm: &dyn Communicator, pass: &Forward, stages: &Stages) -> Result<Weighed> {
         let weights = self.balance(pass, &[], stages)?;
         self.dense.begin(1, comm.size());
         let leaf_gradients = stages.time(Stage::Backward, || {
@@ -120,9 +123,10 @@ impl Trainable {
             let outputs = outputs
                 .map(|((logits, cotangent), &weight)| Ok((logits, (cotangent * weight)?)))
                 .collect::<Result<Vec<_>>>()?;
-            let grads = backward_from(&outputs)?;
-            self.dense.put(&self.store, &grads, 0, 1)?;
-            pass.leaves.gradients(&grads)
+            let backward = pass.graph.backward(&outputs)?;
+            self.dense.put(&self.store, &backward.grads, 0, 1)?;
+            let at_input = pass.graph.backward_input(&[(1.0, &backward.at_input)])?;
+            pass.leaves.gradients(&[(1.0, &backward.grads), (1.0, &at_input)])
         })?;
         let reduced = stages.time(Stage::Reduce, || self.dense.reduce(comm, 1))?;
         Ok(Weighed { weights, reduced, gram: false, leaf_gradients })
@@ -130,34 +134,32 @@ impl Trainable {
 
     /// One backward pass per task, then weights from the Gram matrix of the global gradients. The input's
     /// gradient is needed only for the weighted sum, so it is taken once, at the end.
-    fn weigh_gradients(
-        &mut self,
-        comm: &dyn Communicator,
-        pass: &Pass,
-        tap: &InputTap,
-        stages: &Stages,
-    ) -> Result<Weighed> {
+    fn weigh_gradients(&mut self, comm: &dyn Communicator, pass: &Forward, stages: &Stages) -> Result<Weighed> {
         let rows = self.tasks.len();
         self.dense.begin(rows, comm.size());
-        let at_input = stages.time(Stage::Backward, || {
-            let mut at_input = Vec::with_capacity(rows);
+        let backward = stages.time(Stage::Backward, || {
+            let mut all = Vec::with_capacity(rows);
             for (row, (logits, cotangent)) in pass.output.logits.iter().zip(&pass.losses.cotangents).enumerate() {
-                let grads = backward_from(&[(logits, cotangent.clone())])?;
-                self.dense.put(&self.store, &grads, row, rows)?;
-                at_input.push(tap.take());
+                let backward = pass.graph.backward(&[(logits, cotangent.copy()?)])?;
+                self.dense.put(&self.store, &backward.grads, row, rows)?;
+                all.push(backward);
             }
-            Ok::<_, Error>(at_input)
+            Ok::<_, Error>(all)
         })?;
         let reduced = stages.time(Stage::Reduce, || self.dense.reduce(comm, rows))?;
         let weights = self.balance(pass, &reduced.gram, stages)?;
         let leaf_gradients = stages.time(Stage::Backward, || {
-            let tasks: Vec<_> = weights.iter().copied().zip(at_input).collect();
-            pass.leaves.gradients(&tap.backward(&tasks)?)
+            let weighted = || weights.iter().copied().zip(&backward);
+            let at_input: Vec<_> = weighted().map(|(w, pass)| (w, &pass.at_input)).collect();
+            let at_input = pass.graph.backward_input(&at_input)?;
+            let mut passes: Vec<_> = weighted().map(|(w, pass)| (w, &pass.grads)).collect();
+            passes.push((1.0, &at_input));
+            pass.leaves.gradients(&passes)
         })?;
         Ok(Weighed { weights, reduced, gram: true, leaf_gradients })
     }
 
-    fn balance(&mut self, pass: &Pass, gram: &[f64], stages: &Stages) -> Result<Vec<f64>> {
+    fn balance(&mut self, pass: &Forward, gram: &[f64], stages: &Stages) -> Result<Vec<f64>> {
         let Losses { means, present, .. } = pass.losses;
         let signal = Signal { losses: means, present, gram, step: pass.step, seed: self.seed };
         stages.time(Stage::Balance, || self.balancer.weights(&signal))
@@ -167,13 +169,15 @@ impl Trainable {
     pub fn infer(&mut self, comm: &Comm, batch: &Batch) -> Result<Vec<Vec<f32>>> {
         let mut lookup = self.embeddings.lookup(comm.as_ref(), &batch.ids, batch.rows, Mode::Evaluate)?;
         let leaves = Leaves::new(batch, &mut lookup, &self.spec)?;
-        let output = self.model.forward(&leaves.input, &context(comm, batch, false, self.seed, 0)?)?;
+        let output =
+            self.model.forward(&leaves.input, &context(comm, batch, Kind::Infer(self.kernels), self.seed, 0)?)?;
         output.logits.iter().map(|logits| Ok(logits.flatten_all()?.to_vec1()?)).collect()
     }
 }
 
 /// What the backward passes of a step start from.
-struct Pass<'a> {
+struct Forward<'a> {
+    graph: &'a Graph,
     leaves: &'a Leaves,
     output: &'a Output,
     losses: &'a Losses,

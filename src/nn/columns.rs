@@ -1,0 +1,120 @@
+//! Operations that only move or add columns.
+
+use super::floats::{self, Floats};
+use super::graph::{Graph, Operation, Pass};
+use super::parallel;
+use crate::error::{Error, Result};
+use candle_core::Tensor;
+
+/// `parts` `[B, d_i]` side by side: `[B, Σ d_i]`.
+pub fn concat(graph: &Graph, parts: &[Tensor]) -> Result<Tensor> {
+    if let [only] = parts {
+        return Ok(only.clone());
+    }
+    if let Graph::Candle = graph {
+        return Ok(Tensor::cat(parts, 1)?);
+    }
+    let parts = parts.iter().map(Tensor::contiguous).collect::<candle_core::Result<Vec<_>>>()?;
+    let Some(rows) = parts.first().map(|part| floats::rows_of(part.dims()).0) else {
+        return Err(Error::internal("nothing to put side by side"));
+    };
+    let widths: Vec<usize> = parts.iter().map(|part| floats::rows_of(part.dims()).1).collect();
+    let width = widths.iter().sum();
+    let mut y = vec![0.0; rows * width];
+    {
+        let values = parts.iter().map(Floats::of).collect::<candle_core::Result<Vec<_>>>()?;
+        if values.iter().zip(&widths).any(|(values, width)| values.len() != rows * width) {
+            return Err(Error::internal("columns of different numbers of rows"));
+        }
+        parallel::rows(&mut y, width, |row, mut y| {
+            for (values, &width) in values.iter().zip(&widths) {
+                let (head, tail) = y.split_at_mut(width);
+                head.copy_from_slice(&values[row * width..][..width]);
+                y = tail;
+            }
+        });
+    }
+    let y = floats::tensor(y, (rows, width))?;
+    let wanted = parts.iter().map(|part| graph.tracks(part)).collect();
+    graph.record(&parts.iter().collect::<Vec<_>>(), &y, Concat { wanted });
+    Ok(y)
+}
+
+/// Columns `start..start + width` of `x` `[B, d]`.
+pub fn columns(graph: &Graph, x: &Tensor, start: usize, width: usize) -> Result<Tensor> {
+    let y = x.narrow(1, start, width)?;
+    match graph {
+        Graph::Candle => Ok(y),
+        _ => {
+            let y = y.contiguous()?;
+            graph.record(&[x], &y, Columns { start });
+            Ok(y)
+        }
+    }
+}
+
+/// `a` + `b`, of one shape.
+pub fn add(graph: &Graph, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let y = (a + b)?;
+    match graph {
+        Graph::Candle => Ok(y),
+        _ => {
+            // Without candle's own memory of the addition, which would keep `a` and `b`.
+            let y = y.detach();
+            graph.record(&[a, b], &y, Add);
+            Ok(y)
+        }
+    }
+}
+
+struct Concat {
+    /// Whether each part's gradient is wanted.
+    wanted: Vec<bool>,
+}
+
+impl Operation for Concat {
+    fn backward(&self, inputs: &[Tensor], _: &Tensor, dy: &Tensor, _: &mut Pass) -> Result<Vec<Option<Tensor>>> {
+        let mut start = 0;
+        let mut gradients = Vec::with_capacity(inputs.len());
+        for (x, &wanted) in inputs.iter().zip(&self.wanted) {
+            let width = floats::rows_of(x.dims()).1;
+            gradients.push(if wanted { Some(of_columns(dy, start, width)?) } else { None });
+            start += width;
+        }
+        Ok(gradients)
+    }
+}
+
+struct Columns {
+    start: usize,
+}
+
+impl Operation for Columns {
+    fn backward(&self, inputs: &[Tensor], y: &Tensor, dy: &Tensor, _: &mut Pass) -> Result<Vec<Option<Tensor>>> {
+        let ((rows, width), (_, part)) = (floats::rows_of(inputs[0].dims()), floats::rows_of(y.dims()));
+        let mut dx = vec![0.0; rows * width];
+        let dy = Floats::of(dy)?;
+        parallel::rows(&mut dx, width, |row, dx| {
+            dx[self.start..self.start + part].copy_from_slice(&dy[row * part..][..part]);
+        });
+        Ok(vec![Some(floats::tensor(dx, inputs[0].dims())?)])
+    }
+}
+
+struct Add;
+
+impl Operation for Add {
+    fn backward(&self, _: &[Tensor], _: &Tensor, dy: &Tensor, _: &mut Pass) -> Result<Vec<Option<Tensor>>> {
+        // Gradients are added to in place, so the two may not share their numbers.
+        Ok(vec![Some(dy.clone()), Some(dy.copy()?)])
+    }
+}
+
+/// A copy of some columns.
+fn of_columns(x: &Tensor, start: usize, part: usize) -> Result<Tensor> {
+    let (rows, width) = floats::rows_of(x.dims());
+    let mut y = vec![0.0; rows * part];
+    let x = Floats::of(x)?;
+    parallel::rows(&mut y, part, |row, y| y.copy_from_slice(&x[row * width + start..][..part]));
+    Ok(floats::tensor(y, (rows, part))?)
+}

@@ -1,0 +1,270 @@
+//! What a forward pass did, and the way back from it.
+//!
+//! ```text
+//! forward    x ──op──► y ──op──► z        each operation writes (inputs, output, op) on the tape
+//! backward   dz, then the tape from its end: dy += op.backward(dz), dx += op.backward(dy) …
+//! ```
+//!
+//! Candle has a graph of its own, whose backward fills a tensor with zeros and adds to it for every gradient of
+//! every operation: a third of a step's memory traffic. On the tape a first gradient is kept as it is, and later
+//! ones are added in place. The operations are the same ones, so either graph gives the other's gradients.
+
+use super::floats;
+use super::input_gradient::{InputGradient, Part};
+use super::parallel;
+use super::seed::backward_from;
+use crate::error::{Error, Result};
+use candle_core::backprop::GradStore;
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, InplaceOp2, Layout, Tensor, TensorId};
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::rc::Rc;
+
+/// Where the operations of a forward pass are written down.
+#[derive(Clone, Default)]
+pub enum Graph {
+    /// Nowhere: there is no way back.
+    #[default]
+    None,
+    /// On candle's own graph.
+    Candle,
+    /// On tandem's tape.
+    Tape(Rc<RefCell<Tape>>),
+}
+
+/// The operations of one forward pass, in order.
+#[derive(Default)]
+pub struct Tape {
+    nodes: Vec<Node>,
+    outputs: HashSet<TensorId>,
+    input: Option<Input>,
+}
+
+struct Node {
+    inputs: Vec<Tensor>,
+    output: Tensor,
+    op: Box<dyn Operation>,
+}
+
+/// The model's input, which [`Graph::cut`] cut off.
+struct Input {
+    /// As it was computed.
+    source: Tensor,
+    /// As the first layers read it.
+    leaf: Tensor,
+}
+
+/// The way back through one operation.
+pub(crate) trait Operation {
+    /// The gradients of the inputs, each in a tensor that nothing else holds; `None` where there is none to give.
+    fn backward(&self, inputs: &[Tensor], output: &Tensor, dy: &Tensor, pass: &mut Pass)
+    -> Result<Vec<Option<Tensor>>>;
+}
+
+/// What one backward pass gave.
+#[derive(Debug, Default)]
+pub struct Pass {
+    /// Gradients of parameters and leaves.
+    pub grads: GradStore,
+    /// What is left to do for the gradient of the model's input.
+    pub at_input: InputGradient,
+}
+
+impl Graph {
+    /// A new tape.
+    pub fn tape() -> Self {
+        Self::Tape(Rc::default())
+    }
+
+    /// Whether a gradient will be wanted for `x`.
+    pub(crate) fn tracks(&self, x: &Tensor) -> bool {
+        match self {
+            Self::None => false,
+            Self::Candle => x.track_op(),
+            Self::Tape(tape) => tape.borrow().tracks(x),
+        }
+    }
+
+    /// Whether `x` is the cut-off input of the model.
+    pub(crate) fn is_input(&self, x: &Tensor) -> bool {
+        match self {
+            Self::Tape(tape) => tape.borrow().input.as_ref().is_some_and(|input| input.leaf.id() == x.id()),
+            _ => false,
+        }
+    }
+
+    /// Cuts the model's input off from what made it, so that its gradient can be taken once for all tasks
+    /// ([`Graph::backward_input`]); the model reads what this returns.
+    pub fn cut(&self, x: Tensor) -> Tensor {
+        let Self::Tape(tape) = self else { return x };
+        let mut tape = tape.borrow_mut();
+        let leaf = x.detach();
+        tape.outputs.insert(leaf.id());
+        tape.input = Some(Input { source: x, leaf: leaf.clone() });
+        leaf
+    }
+
+    /// Writes down that `op` made `output` of `inputs`.
+    pub(crate) fn record(&self, inputs: &[&Tensor], output: &Tensor, op: impl Operation + 'static) {
+        if let Self::Tape(tape) = self {
+            tape.borrow_mut().record(inputs, output, Box::new(op));
+        }
+    }
+
+    /// Runs an operation on one tensor.
+    pub(crate) fn one<C: CustomOp1 + Send + Sync + 'static>(&self, x: &Tensor, op: C) -> Result<Tensor> {
+        if let Self::Candle = self {
+            return Ok(x.apply_op1(op)?);
+        }
+        let y = x.apply_op1_no_bwd(&op)?;
+        self.record(&[x], &y, One(op));
+        Ok(y)
+    }
+
+    /// Runs an operation on two tensors.
+    pub(crate) fn two<C: CustomOp2 + Send + Sync + 'static>(&self, a: &Tensor, b: &Tensor, op: C) -> Result<Tensor> {
+        if let Self::Candle = self {
+            return Ok(a.apply_op2(b, op)?);
+        }
+        let y = a.apply_op2_no_bwd(b, &op)?;
+        self.record(&[a, b], &y, Two(op));
+        Ok(y)
+    }
+
+    /// Runs an operation on three tensors.
+    pub(crate) fn three<C>(&self, a: &Tensor, b: &Tensor, c: &Tensor, op: C) -> Result<Tensor>
+    where
+        C: CustomOp3 + Send + Sync + 'static,
+    {
+        if let Self::Candle = self {
+            return Ok(a.apply_op3(b, c, op)?);
+        }
+        let y = a.apply_op3_no_bwd(b, c, &op)?;
+        self.record(&[a, b, c], &y, Three(op));
+        Ok(y)
+    }
+
+    /// Pulls back `outputs`, each given with the gradient of the loss by it: a tensor that is not used again, for it
+    /// may be added to.
+    pub fn backward(&self, outputs: &[(&Tensor, Tensor)]) -> Result<Pass> {
+        match self {
+            Self::None => Err(Error::internal("a backward pass without a graph")),
+            Self::Candle => Ok(Pass { grads: backward_from(outputs)?, ..Pass::default() }),
+            Self::Tape(tape) => tape.borrow().backward(outputs),
+        }
+    }
+
+    /// The gradients of the embeddings for the weighted sum of some passes, as far as they go through the model's
+    /// input: Σ w dx, pulled back from the input to its leaves.
+    pub fn backward_input(&self, passes: &[(f64, &InputGradient)]) -> Result<GradStore> {
+        let Self::Tape(tape) = self else { return Ok(GradStore::default()) };
+        let tape = tape.borrow();
+        let Some(Input { source, .. }) = &tape.input else { return Ok(GradStore::default()) };
+        let dx = InputGradient::weighted_sum(passes, source.dims())?;
+        Ok(tape.backward(&[(source, dx)])?.grads)
+    }
+}
+
+impl Tape {
+    fn tracks(&self, x: &Tensor) -> bool {
+        x.is_variable() || self.outputs.contains(&x.id())
+    }
+
+    fn record(&mut self, inputs: &[&Tensor], output: &Tensor, op: Box<dyn Operation>) {
+        if inputs.iter().any(|x| self.tracks(x)) {
+            self.outputs.insert(output.id());
+            let inputs = inputs.iter().map(|&x| x.clone()).collect();
+            self.nodes.push(Node { inputs, output: output.clone(), op });
+        }
+    }
+
+    fn backward(&self, outputs: &[(&Tensor, Tensor)]) -> Result<Pass> {
+        let mut pass = Pass::default();
+        for (output, gradient) in outputs {
+            if output.dims() != gradient.dims() {
+                let shapes = format!("{:?} and {:?}", output.dims(), gradient.dims());
+                return Err(Error::internal(format!("an output and its gradient differ in shape: {shapes}")));
+            }
+            add(&mut pass.grads, output, gradient.clone())?;
+        }
+        for node in self.nodes.iter().rev() {
+            let Some(dy) = pass.grads.remove(&node.output) else { continue };
+            let gradients = node.op.backward(&node.inputs, &node.output, &dy, &mut pass)?;
+            for (x, dx) in node.inputs.iter().zip(gradients) {
+                match dx {
+                    Some(dx) if self.tracks(x) => add(&mut pass.grads, x, dx)?,
+                    _ => {}
+                }
+            }
+        }
+        if let Some(dx) = self.input.as_ref().and_then(|input| pass.grads.remove(&input.leaf)) {
+            pass.at_input.push(Part::Whole(dx));
+        }
+        Ok(pass)
+    }
+}
+
+/// Adds `gradient` to that of `x`.
+fn add(grads: &mut GradStore, x: &Tensor, gradient: Tensor) -> Result<()> {
+    match grads.get(x) {
+        Some(sum) => Ok(sum.inplace_op2(&gradient.contiguous()?, &AddAssign)?),
+        None => {
+            grads.insert(x, gradient);
+            Ok(())
+        }
+    }
+}
+
+struct AddAssign;
+
+impl InplaceOp2 for AddAssign {
+    fn name(&self) -> &'static str {
+        "add-assign"
+    }
+
+    fn cpu_fwd(
+        &self,
+        sum: &mut CpuStorage,
+        sum_layout: &Layout,
+        x: &CpuStorage,
+        x_layout: &Layout,
+    ) -> candle_core::Result<()> {
+        /// Numbers added at a time.
+        const CHUNK: usize = 1024;
+        let x = floats::slice(x, x_layout)?;
+        match (sum, sum_layout.contiguous_offsets()) {
+            (CpuStorage::F32(sum), Some((start, end))) => {
+                parallel::rows(&mut sum[start..end], CHUNK, |chunk, sum| {
+                    sum.iter_mut().zip(&x[chunk * CHUNK..]).for_each(|(sum, x)| *sum += x);
+                });
+                Ok(())
+            }
+            _ => Err(candle_core::Error::Msg("a gradient is not a contiguous f32 tensor".into())),
+        }
+    }
+}
+
+/// Operations that candle knows as custom ones.
+struct One<C>(C);
+struct Two<C>(C);
+struct Three<C>(C);
+
+impl<C: CustomOp1> Operation for One<C> {
+    fn backward(&self, inputs: &[Tensor], output: &Tensor, dy: &Tensor, _: &mut Pass) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![self.0.bwd(&inputs[0], output, dy)?])
+    }
+}
+
+impl<C: CustomOp2> Operation for Two<C> {
+    fn backward(&self, inputs: &[Tensor], output: &Tensor, dy: &Tensor, _: &mut Pass) -> Result<Vec<Option<Tensor>>> {
+        let (da, db) = self.0.bwd(&inputs[0], &inputs[1], output, dy)?;
+        Ok(vec![da, db])
+    }
+}
+
+impl<C: CustomOp3> Operation for Three<C> {
+    fn backward(&self, inputs: &[Tensor], output: &Tensor, dy: &Tensor, _: &mut Pass) -> Result<Vec<Option<Tensor>>> {
+        let (da, db, dc) = self.0.bwd(&inputs[0], &inputs[1], &inputs[2], output, dy)?;
+        Ok(vec![da, db, dc])
+    }
+}

@@ -1,0 +1,73 @@
+//! The layers in candle's own operations: what the fused ones must agree with. Slow, and chosen by `kernels: reference`.
+//!
+//! Batch norm and dropout are not here: they depend on other ranks and on the position in the global batch, which
+//! candle does not know.
+
+use super::Activation;
+use candle_core::{D, Result, Tensor};
+
+/// act(x · W + b), group by group.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, activation: Activation) -> Result<Tensor> {
+    let (input, output) = (x.dim(D::Minus1)? / groups, bias.dim(0)? / groups);
+    let weight = weight.reshape((groups, input, output))?;
+    let group = |g: usize| {
+        let x = x.narrow(D::Minus1, g * input, input)?.contiguous()?;
+        let z = x.broadcast_matmul(&weight.get(g)?)?.broadcast_add(&bias.narrow(0, g * output, output)?)?;
+        self::activation(activation, &z)
+    };
+    Tensor::cat(&(0..groups).map(group).collect::<Result<Vec<_>>>()?, D::Minus1)
+}
+
+/// The activation of every number.
+pub fn activation(activation: Activation, z: &Tensor) -> Result<Tensor> {
+    match activation {
+        Activation::None => Ok(z.clone()),
+        Activation::Relu => z.relu(),
+        Activation::Gelu => z.gelu_erf(),
+        Activation::Tanh => z.tanh(),
+        Activation::Sigmoid => (z.neg()?.exp()? + 1.0)?.recip(),
+        Activation::LeakyRelu => z.relu()? - (z.neg()?.relu()? * 0.01)?,
+        Activation::Silu => z.silu(),
+    }
+}
+
+/// Softmax over the last dimension.
+pub fn softmax(x: &Tensor) -> Result<Tensor> {
+    // The largest number is a constant here: the softmax does not depend on it.
+    let e = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?.exp()?;
+    e.broadcast_div(&e.sum_keepdim(D::Minus1)?)
+}
+
+/// The mixture of [`super::mix`].
+pub fn mix(gate: &Tensor, x: &Tensor, experts: usize, start: usize) -> Result<Tensor> {
+    let (rows, width) = x.dims2()?;
+    let x = x.reshape((rows, experts, width / experts))?;
+    x.broadcast_mul(&gate.narrow(1, start, experts)?.unsqueeze(2)?)?.sum(1)
+}
+
+/// Layer norm of each block of `width` columns, then the activation.
+pub fn layer_norm(
+    x: &Tensor,
+    scale: &Tensor,
+    shift: &Tensor,
+    width: usize,
+    epsilon: f64,
+    activation: Activation,
+) -> Result<Tensor> {
+    let dims = x.dims().to_vec();
+    let x = x.reshape(((), x.dim(D::Minus1)? / width, width))?;
+    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+    let hat = centred.broadcast_div(&(variance + epsilon)?.sqrt()?)?.reshape(dims)?;
+    self::activation(activation, &hat.broadcast_mul(scale)?.broadcast_add(shift)?)
+}
+
+/// The attention of [`super::attention_pool`]; a row without elements gives zeros.
+pub fn attention_pool(query: &Tensor, values: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    let d = query.dim(1)? as f64;
+    let scores = (values.broadcast_mul(&query.unsqueeze(1)?)?.sum(D::Minus1)? / d.sqrt())?;
+    let here = mask.ne(0.0)?.to_dtype(scores.dtype())?;
+    let away = ((&here - 1.0)? * 1e30)?;
+    let weights = (softmax(&(scores * &here)?.add(&away)?)? * here)?;
+    values.broadcast_mul(&weights.unsqueeze(2)?)?.sum(1)
+}
