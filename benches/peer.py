@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+"""Times tandem against TorchRec on the same log, model, batch and cores, in turn, and prints medians and ratios.
+
+usage: benches/peer.py [--rounds N] [--work DIR] [--bench DIR] [--tandem BIN] [--only CASE]...
+
+The peer's job and the log's maker are in --bench (default ../shared/bench). The peer is installed from PyPI into a virtual
+environment under --work (default runs/peer, about 3 GB), and the log is written there; both are kept for the next time.
+
+tandem's number is all rows of the log divided by all seconds of the run: start, decoding, the growth of its tables and the
+last checkpoint are in it. The peer's number is the one it prints: 40 steps, after 8 that are not counted. Ranks have one
+thread each."""
+import argparse
+import json
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+
+arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+arguments.add_argument("--rounds", type=int, default=5)
+arguments.add_argument("--work", type=pathlib.Path, default=pathlib.Path("runs/peer"))
+arguments.add_argument("--bench", type=pathlib.Path, default=pathlib.Path("../shared/bench"))
+arguments.add_argument("--tandem", default="target/release/tandem")
+arguments.add_argument("--only", action="append", default=[], metavar="CASE")
+options = arguments.parse_args()
+
+WORK = options.work.resolve()
+PYTHON = WORK / "venv/bin/python"
+LOG = WORK / "ctr1m"
+STEPS, BATCH = 40, 4096
+
+# name: ranks, tandem's options, the peer's options (None: tandem alone)
+CASES = {
+    "f32": (2, [], []),
+    "f32 mgda": (2, ["balance.kind=mgda"], ["--balance", "mgda"]),
+    "bf16": (2, ["precision=bf16"], ["--bf16"]),
+    "bf16 mgda": (2, ["precision=bf16", "balance.kind=mgda"], ["--bf16", "--balance", "mgda"]),
+    "f32, 1 rank": (1, [], None),
+    "f32 uncertainty": (2, ["balance.kind=uncertainty"], None),
+}
+# What the medians of two of tandem's own cases are compared for.
+RATIOS = [
+    ("speed on 2 ranks / (2 x speed on 1 rank)", "f32", "f32, 1 rank", 0.5),
+    ("time of an exact MGDA step / plain step", "f32", "f32 mgda", 1.0),
+    ("time of an uncertainty step / plain step", "f32", "f32 uncertainty", 1.0),
+]
+
+
+def prepare():
+    """Installs the peer and writes the log, unless they are there."""
+    run = lambda *command: subprocess.run(command, check=True, stdout=sys.stderr)
+    if not PYTHON.exists():
+        run(sys.executable, "-m", "venv", str(WORK / "venv"))
+        run(str(PYTHON), "-m", "pip", "install", "-q", "torch==2.14.1", "torchrec==1.9.2", "pyarrow", "scikit-learn")
+        # torchrec asks for the build with CUDA.
+        run(str(PYTHON), "-m", "pip", "uninstall", "-qy", "fbgemm-gpu")
+        run(str(PYTHON), "-m", "pip", "install", "-q", "--no-deps", "fbgemm-gpu-cpu==1.9.0")
+    if not LOG.exists():
+        run(str(PYTHON), str(options.bench / "make_log.py"), str(LOG), str(1 << 20), "8", "7")
+
+
+def tandem(ranks, overrides):
+    """Rows a second of a whole run."""
+    folder = WORK / "run"
+    subprocess.run(["rm", "-rf", str(folder)], check=True)
+    command = ["mpirun", "-n", str(ranks), "--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1"]
+    command += [options.tandem, "train", "jobs/bench_ctr.yaml", "--quiet", "--run-dir", str(folder)]
+    for override in [f"data.train={LOG}", "threads=1", *overrides]:
+        command += ["--set", override]
+    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} if os.geteuid() == 0 else {}
+    subprocess.run(command, check=True, env=os.environ | root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = next(event["rows"] for event in events if event["event"] == "start")
+    return rows / next(event["seconds"] for event in events if event["event"] == "end")
+
+
+def torchrec(ranks, flags):
+    """Rows a second, as the peer prints them."""
+    command = [str(WORK / "venv/bin/torchrun"), "--nproc_per_node", str(ranks), str(options.bench / "torchrec_job.py")]
+    command += [f"{LOG}/*.parquet", str(STEPS), str(BATCH), *flags]
+    printed = subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    found = re.search(r"(\d+) samples/s", printed.stdout)
+    if found is None:
+        sys.exit(f"the peer printed no speed:\n{printed.stdout}{printed.stderr}")
+    return float(found.group(1))
+
+
+prepare()
+cases = {name: case for name, case in CASES.items() if not options.only or name in options.only}
+ours = {name: [] for name in cases}
+theirs = {name: [] for name in cases}
+for round in range(options.rounds):
+    for name, (ranks, overrides, flags) in cases.items():
+        ours[name].append(tandem(ranks, overrides))
+        if flags is not None:
+            theirs[name].append(torchrec(ranks, flags))
+        print(f"round {round + 1}: {name}: {ours[name][-1]:.0f} {theirs[name][-1:]}", file=sys.stderr, flush=True)
+
+print("| case | tandem, rows/s | TorchRec, rows/s | ratio, median | lowest | highest |\n|---|---|---|---|---|---|")
+for name in cases:
+    if theirs[name]:
+        ratios = [a / b for a, b in zip(ours[name], theirs[name])]
+        medians = f"{statistics.median(ours[name]):,.0f} | {statistics.median(theirs[name]):,.0f}"
+        print(f"| {name} | {medians} | {statistics.median(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} |")
+    else:
+        print(f"| {name} | {statistics.median(ours[name]):,.0f} | | | | |")
+for what, above, below, factor in RATIOS:
+    if above in cases and below in cases:
+        ratios = [factor * a / b for a, b in zip(ours[above], ours[below])]
+        print(f"{what}: {statistics.median(ratios):.2f} (from {min(ratios):.2f} to {max(ratios):.2f})")
