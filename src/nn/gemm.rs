@@ -28,6 +28,13 @@ impl Precision {
         }
     }
 
+    /// What a layer from `input` to `output` columns computes in: small ones take longer to pack than to multiply. The
+    /// number of rows may not matter: it depends on the number of ranks.
+    pub(crate) fn of_layer(self, input: usize, output: usize) -> Self {
+        const SMALLEST: usize = 16;
+        if input.min(output) < SMALLEST { Self::F32 } else { self }
+    }
+
     /// Whether factors are rounded to bf16 on this CPU.
     fn rounds(self) -> bool {
         #[cfg(target_arch = "x86_64")]
@@ -37,9 +44,6 @@ impl Precision {
         self == Self::Bf16 && available
     }
 }
-
-/// Below this a bf16 product takes longer to pack than to multiply.
-const SMALLEST: usize = 16;
 
 /// A matrix inside a slice: element (i, j) is `data[i · row_stride + j · column_stride]`.
 #[derive(Clone, Copy)]
@@ -93,7 +97,7 @@ fn product(precision: Precision, out: &mut [f32], stride: usize, a: Matrix, b: M
 
 fn multiply_on(threads: usize, precision: Precision, out: &mut [f32], stride: usize, a: Matrix, b: Matrix, add: bool) {
     #[cfg(target_arch = "x86_64")]
-    if precision.rounds() && a.rows.min(a.columns).min(b.columns) >= SMALLEST {
+    if precision.rounds() && a.columns > 0 {
         return bf16::multiply(threads, out, stride, a, b, add);
     }
     let _ = precision;
@@ -220,9 +224,7 @@ mod tests {
         for precision in [Precision::F32, Precision::Bf16] {
             let mut out = before.clone();
             product(precision, &mut out, n + gap, a, b, add);
-            // Small products are left in f32.
-            let rounds = precision.rounds() && m.min(k).min(n) >= SMALLEST;
-            let seen = if rounds { nearest_bf16 } else { f64::from };
+            let seen = if precision.rounds() { nearest_bf16 } else { f64::from };
             let factors = |i, j, l| seen(at(&a, i, l)) * seen(at(&b, l, j));
             for (place, (&found, &old)) in out.iter().zip(&before).enumerate() {
                 let (i, j) = (place / (n + gap), place % (n + gap));

@@ -27,6 +27,9 @@ pub struct Linear {
     weight: Tensor,
     bias: Tensor,
     groups: usize,
+    /// Columns of one group.
+    input: usize,
+    output: usize,
     activation: Activation,
 }
 
@@ -55,12 +58,12 @@ impl Linear {
         let init = Init::fan_in(input);
         let weight = builder.param("weight", shape, init)?;
         let bias = builder.param("bias", &[groups * output], init)?;
-        Ok(Self { weight, bias, groups, activation })
+        Ok(Self { weight, bias, groups, input, output, activation })
     }
 
     /// `[…, G · in]` → `[…, G · out]`.
     pub fn forward(&self, x: &Tensor, context: &Context) -> crate::Result<Tensor> {
-        let Self { weight, bias, groups, activation } = self;
+        let Self { weight, bias, groups, activation, .. } = self;
         let x = &x.contiguous()?;
         if context.kernels == Kernels::Reference {
             return Ok(reference::linear(x, weight, bias, *groups, *activation)?);
@@ -69,7 +72,7 @@ impl Linear {
         let op = Fused {
             groups: *groups,
             activation: *activation,
-            precision: context.precision,
+            precision: context.precision.of_layer(self.input, self.output),
             wants_dx: graph.tracks(x),
             input: OnceLock::new(),
         };
