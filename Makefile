@@ -6,7 +6,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 SCRIPTS := .ci/install .ci/run jobs/demo.sh
 
-.PHONY: help demo test build lint doc bench results install
+.PHONY: help demo test build lint doc bench peer results install
 
 help:
 	@echo 'make demo    build, write a synthetic log, train on it with 2 MPI ranks, compare with the best possible'
@@ -15,6 +15,7 @@ help:
 	@echo 'make lint    check format, warnings and shell scripts'
 	@echo 'make doc     build the documentation of the code'
 	@echo 'make bench   run the benchmarks'
+	@echo 'make peer    time tandem against TorchRec (installs PyTorch under runs/peer; needs ../shared/bench)'
 	@echo 'make results train the jobs on public data over several seeds (needs the data of data.root)'
 
 install:
@@ -47,8 +48,10 @@ doc: install
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps
 
 results: build
-	benches/results.py --seeds 5 jobs/census_mmoe.yaml
-	benches/results.py --seeds 3 jobs/ml1m_mmoe.yaml jobs/taobao_mmoe.yaml
+	benches/results.py --seeds 5 jobs/census_mmoe.yaml jobs/ml1m_mmoe.yaml jobs/taobao_mmoe.yaml
 
 bench: install
 	cargo bench
+
+peer: build
+	benches/peer.py --rounds 3

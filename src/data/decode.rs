@@ -9,13 +9,13 @@ mod tests;
 
 use super::batch::{Batch, IdColumn, Origin};
 use super::columns::{self, DictionaryHashes};
+use super::place::{Place, not_finite};
 use super::schema::{DenseFeature, IdFeature, IdSource, Schema};
 use super::statistics::{Numeric, Statistics};
 use crate::error::{Error, Result};
 use crate::random::mix;
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::buffer::NullBuffer;
-use arrow::error::ArrowError;
 use std::sync::Arc;
 
 /// Stands for a null in a cross, and as the group of rows whose GAUC key is null.
@@ -25,37 +25,6 @@ pub const NULL_ID: u64 = 0x6e75_6c6c_0000_0000;
 /// [`NULL_ID`].
 pub fn cross_id(parts: &[u64]) -> u64 {
     crate::random::hash(0, parts)
-}
-
-/// Where the rows being decoded come from.
-#[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
-    /// File, for messages.
-    pub file: &'a str,
-    /// Index into `Plan::row_groups`, for [`Origin`].
-    pub row_group: u32,
-    /// Number of the row group inside its file, for messages.
-    pub number: u32,
-    /// Row, inside the row group, of the first row.
-    pub first_row: u32,
-}
-
-impl Place<'_> {
-    fn error(&self, what: String, column: &str, row: usize) -> Error {
-        Error::data(what)
-            .at("file", self.file)
-            .at("row group", self.number)
-            .at("row", self.first_row as usize + row)
-            .at("column", column)
-    }
-
-    pub(super) fn unreadable(&self, column: &str, source: &ArrowError) -> Error {
-        Error::data(format!("cannot read the column: {source}"))
-            .at("file", self.file)
-            .at("row group", self.number)
-            .at("column", column)
-            .fix("was the file replaced after the run started? start again with the files as they are now")
-    }
 }
 
 /// Decodes columns. Keeps dictionary hashes and scratch space between calls, so one decoder serves one
@@ -339,13 +308,4 @@ fn push_list(
         false => start,
     };
     out.extend((from..end).filter(valid).take(limit).map(|i| all[i]));
-}
-
-pub(super) fn not_finite(value: f64, column: &str, row: usize, place: &Place) -> Error {
-    let what = if value.is_finite() {
-        format!("{value} is out of range after its transform")
-    } else {
-        format!("the value is {value}")
-    };
-    place.error(what, column, row).fix("write null where a number is unknown; use `transform: log1p` for huge ranges")
 }

@@ -7,6 +7,7 @@
 //! decode     ids, numbers → rows of a batch         statistics  means, bounds, quantiles of numerics
 //! stream     one lane: windows, permuted            loader      all lanes of a rank → one batch a step
 //! sharing    row groups that several lanes read    scan        files in order, all columns, for `predict`
+//! place      the address of rows, for messages
 //! ```
 
 pub mod accepts;
@@ -15,6 +16,7 @@ mod columns;
 pub mod decode;
 pub mod lanes;
 pub mod loader;
+mod place;
 pub mod plan;
 pub mod reader;
 pub mod scan;

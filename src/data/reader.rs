@@ -1,8 +1,8 @@
 //! Row groups of the plan's files as Arrow columns, in the order of the schema.
 
 use super::columns;
-use super::decode::Place;
 use super::lanes::Piece;
+use super::place::Place;
 use super::plan::{Constant, Plan, load_footer};
 use super::schema::Schema;
 use super::sharing::{Group, SharedGroups};

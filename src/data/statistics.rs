@@ -5,8 +5,8 @@
 //! the same bits on every rank, and at any number of ranks. Quantiles come from a sample of rows that is a
 //! pure function of the rows' addresses: all rows of a small data set, else about 200,000.
 
-use super::decode::Place;
 use super::lanes::Piece;
+use super::place::{Place, not_finite};
 use super::reader::Files;
 use super::schema::NumericFeature;
 use crate::comm::{Communicator, collectives};
@@ -227,7 +227,7 @@ fn add(
     let nulls = super::columns::nulls(array);
     let valid = |row: usize| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row));
     if let Some(row) = (0..values.len()).find(|&row| valid(row) && !values[row].is_finite()) {
-        return Err(super::decode::not_finite(values[row], column, row, place));
+        return Err(not_finite(values[row], column, row, place));
     }
     summary.sample.extend(picked.iter().filter(|&&row| valid(row)).map(|&row| values[row]));
     let mut row = 0;

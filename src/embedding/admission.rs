@@ -4,8 +4,7 @@
 //! that are not admitted read as zeros and are not trained. Counts are exact and kept by the owner of the
 //! id's bucket, over all ranks.
 
-use super::memory::{Fit, Memory};
-use super::table::grow_index;
+use super::memory::{Fit, Memory, grow_index};
 use crate::config::job;
 use crate::error::{Error, Result};
 use crate::random::{mix, text, unit};

@@ -43,6 +43,11 @@ impl TableRoute {
         self.starts[peer]..self.starts[peer + 1]
     }
 
+    /// What goes to `peer`.
+    fn ids_to(&self, peer: usize) -> TableIds<'_> {
+        TableIds { ids: &self.ids[self.sent(peer)], counts: &self.counts[self.sent(peer)] }
+    }
+
     /// Positions in `merged` of what came from `peer`.
     fn received(&self, peer: usize) -> Range<usize> {
         self.merged_starts[peer]..self.merged_starts[peer + 1]
@@ -148,7 +153,7 @@ impl Wire {
         let mut sent = Vec::with_capacity(comm.size());
         for peer in 0..comm.size() {
             let before = self.ids_out.len();
-            message::encode(routes, peer, train, &mut self.ids_out);
+            message::encode(routes.iter().map(|route| route.ids_to(peer)), train, &mut self.ids_out);
             sent.push(self.ids_out.len() - before);
         }
         let words: Vec<u64> = sent.iter().map(|&n| n as u64).collect();

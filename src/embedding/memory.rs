@@ -4,6 +4,7 @@
 //! allocation alone would never be seen. Before tables grow they ask here; with no limit set, what the
 //! machine (or the job's control group) has left is looked up once for every [`CHECK_BYTES`] of growth.
 
+use hashbrown::HashTable;
 use std::sync::{Mutex, PoisonError};
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
@@ -97,6 +98,20 @@ fn available_bytes() -> u64 {
     // The group's own "free" counts cached file pages as used; they are given back on demand.
     let group = group.map_or(u64::MAX, |g| left(g.total_memory.saturating_sub(g.rss), g.total_memory));
     machine.min(group)
+}
+
+/// Makes room for one more entry of a bucket's index, or says what is missing.
+pub fn grow_index<T>(index: &mut HashTable<T>, memory: &Memory, hasher: impl Fn(&T) -> u64) -> Fit<()> {
+    if index.len() < index.capacity() {
+        return Ok(());
+    }
+    // Hashbrown doubles; while it moves entries, old and new stand side by side.
+    let before = index.allocation_size();
+    let after = (index.num_buckets() * 2).max(4) * (size_of::<T>() + 1) + 16;
+    memory.reserve(after)?;
+    index.try_reserve(1, hasher).map_err(|_| Shortage::of_system(after))?;
+    memory.release(before);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@
 //!                                                                    two u32 a word, in training only
 //! ```
 
-use super::exchange::TableRoute;
 use crate::error::{Error, Result};
 
 /// The ids of one table in a message, and how often each occurs at the sender.
@@ -16,15 +15,15 @@ pub struct TableIds<'a> {
     pub counts: &'a [u32],
 }
 
-/// Appends the message to `peer`.
-pub fn encode(routes: &[TableRoute], peer: usize, train: bool, out: &mut Vec<u64>) {
-    out.extend(routes.iter().map(|route| route.sent(peer).len() as u64));
-    for route in routes {
-        out.extend_from_slice(&route.ids[route.sent(peer)]);
+/// Appends the message that carries `tables`, with their counts in training.
+pub fn encode<'a>(tables: impl Iterator<Item = TableIds<'a>> + Clone, train: bool, out: &mut Vec<u64>) {
+    out.extend(tables.clone().map(|table| table.ids.len() as u64));
+    for table in tables.clone() {
+        out.extend_from_slice(table.ids);
     }
     if train {
-        for route in routes {
-            let pairs = route.counts[route.sent(peer)].chunks(2);
+        for table in tables {
+            let pairs = table.counts.chunks(2);
             out.extend(pairs.map(|pair| -> u64 { bytemuck::cast([pair[0], pair.get(1).copied().unwrap_or(0)]) }));
         }
     }
@@ -57,23 +56,19 @@ mod tests {
 
     #[test]
     fn messages_come_apart_as_they_were_put_together() {
-        let routes = [
-            TableRoute::for_test(&[10, 11, 12], &[1, 2, 3], &[0, 3, 3]),
-            TableRoute::for_test(&[], &[], &[0, 0, 0]),
-            TableRoute::for_test(&[u64::MAX, 7], &[u32::MAX, 4], &[0, 1, 2]),
-        ];
+        let tables: [(&[u64], &[u32]); 3] = [(&[10, 11, 12], &[1, 2, 3]), (&[], &[]), (&[u64::MAX, 7], &[u32::MAX, 4])];
+        let tables = tables.map(|(ids, counts)| TableIds { ids, counts });
         for train in [false, true] {
-            for peer in 0..2 {
+            for sent in [&tables[..], &tables[1..2], &tables[2..]] {
                 let mut message = Vec::new();
-                encode(&routes, peer, train, &mut message);
-                let parts = decode(&message, 3, train).unwrap();
-                for (route, part) in routes.iter().zip(parts) {
-                    assert_eq!(part.ids, &route.ids[route.sent(peer)]);
-                    assert_eq!(part.counts, if train { &route.counts[route.sent(peer)] } else { &[] });
+                encode(sent.iter().copied(), train, &mut message);
+                for (table, part) in sent.iter().zip(decode(&message, sent.len(), train).unwrap()) {
+                    assert_eq!(part.ids, table.ids);
+                    assert_eq!(part.counts, if train { table.counts } else { &[] });
                 }
-                assert!(decode(&message[..message.len() - 1], 3, train).is_err());
+                assert!(decode(&message[..message.len() - 1], sent.len(), train).is_err());
                 message.push(0);
-                assert!(decode(&message, 3, train).is_err());
+                assert!(decode(&message, sent.len(), train).is_err());
             }
         }
         assert!(decode(&[u64::MAX], 1, true).is_err());

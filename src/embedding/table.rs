@@ -14,7 +14,7 @@ use super::arena::Arena;
 use super::bucket::Buckets;
 use super::eviction::Entry;
 use super::init::table_seed;
-use super::memory::{Fit, Memory, Shortage};
+use super::memory::{Fit, Memory, Shortage, grow_index};
 use super::spec::TableSpec;
 use crate::error::Result;
 use crate::random::mix;
@@ -250,20 +250,6 @@ impl Table {
             }
         }
     }
-}
-
-/// Makes room for one more entry of a bucket's index, or says what is missing.
-pub(super) fn grow_index<T>(index: &mut HashTable<T>, memory: &Memory, hasher: impl Fn(&T) -> u64) -> Fit<()> {
-    if index.len() < index.capacity() {
-        return Ok(());
-    }
-    // Hashbrown doubles; while it moves entries, old and new stand side by side.
-    let before = index.allocation_size();
-    let after = (index.num_buckets() * 2).max(4) * (size_of::<T>() + 1) + 16;
-    memory.reserve(after)?;
-    index.try_reserve(1, hasher).map_err(|_| Shortage::of_system(after))?;
-    memory.release(before);
-    Ok(())
 }
 
 /// Makes room for one more row, or says what is missing.

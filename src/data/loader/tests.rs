@@ -1,4 +1,5 @@
-use super::super::decode::{Decoder, Place};
+use super::super::decode::Decoder;
+use super::super::place::Place;
 use super::super::scan::{Scan, share, steps};
 use super::super::store::{Blob, Local};
 use super::super::testing::{TestFile, floats, ints, schema};

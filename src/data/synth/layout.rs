@@ -1,6 +1,5 @@
 //! Which rows go into which file.
 
-use super::options::Options;
 use crate::error::{Error, Result};
 use std::ops::Range;
 use std::path::PathBuf;
@@ -21,13 +20,13 @@ pub struct FilePlan {
     pub rows: Range<u64>,
 }
 
-/// Cuts the rows into files of equal size (to one row) and the files into splits and days, all in order.
+/// Cuts `rows` into `files` of equal size (to one row) and the files into splits with these shares and into days, all in
+/// order.
 ///
 /// # Errors
 /// Too few files for the splits or the days.
-pub fn plan(options: &Options) -> Result<Vec<FilePlan>> {
-    let counts = files_per_split(options)?;
-    let (files, days) = (options.files, options.days);
+pub fn plan(rows: u64, files: usize, days: usize, split: [u32; 3]) -> Result<Vec<FilePlan>> {
+    let counts = files_per_split(files, split)?;
     if days > files {
         return Err(Error::job("a day needs at least one file")
             .at("--days", days)
@@ -42,15 +41,14 @@ pub fn plan(options: &Options) -> Result<Vec<FilePlan>> {
             path.push(format!("dt={}", date(i * days / files)));
         }
         path.push(format!("part-{i:05}.parquet"));
-        let cut = |i: usize| (u128::from(options.rows) * i as u128 / files as u128) as u64;
+        let cut = |i: usize| (u128::from(rows) * i as u128 / files as u128) as u64;
         plans.push(FilePlan { split, path, rows: cut(i)..cut(i + 1) });
     }
     Ok(plans)
 }
 
 /// Files of train, valid and test, near the asked shares; a split with a share has at least one file.
-fn files_per_split(options: &Options) -> Result<[usize; 3]> {
-    let [train, valid, test] = options.split;
+fn files_per_split(files: usize, [train, valid, test]: [u32; 3]) -> Result<[usize; 3]> {
     let shown = format!("{train},{valid},{test}");
     if train == 0 || test == 0 {
         return Err(Error::job("train and test must have a share: the best AUC is that of the test rows")
@@ -59,17 +57,17 @@ fn files_per_split(options: &Options) -> Result<[usize; 3]> {
     }
     let total = f64::from(train) + f64::from(valid) + f64::from(test);
     let share = |part: u32| {
-        let files = (options.files as f64 * f64::from(part) / total).round() as usize;
-        if part == 0 { 0 } else { files.max(1) }
+        let count = (files as f64 * f64::from(part) / total).round() as usize;
+        if part == 0 { 0 } else { count.max(1) }
     };
     let held_out = share(valid) + share(test);
-    if held_out >= options.files {
+    if held_out >= files {
         return Err(Error::job("there are too few files for these splits")
-            .at("--files", options.files)
+            .at("--files", files)
             .at("--split", shown)
             .fix(format!("give --files {} or more, or another --split", (held_out + 1).max(10))));
     }
-    Ok([options.files - held_out, share(valid), share(test)])
+    Ok([files - held_out, share(valid), share(test)])
 }
 
 /// The calendar date `day` days after 2024-01-01, as `YYYY-MM-DD` (proleptic Gregorian; H. Hinnant,
@@ -104,7 +102,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_row_is_in_one_file(rows in 100..10_000_u64, files in 3..100_usize, days in 0..3_usize) {
-            let plans = plan(&Options { rows, files, days, ..Options::default() }).unwrap();
+            let plans = plan(rows, files, days, [80, 10, 10]).unwrap();
             prop_assert_eq!(plans.len(), files);
             prop_assert_eq!(plans[0].rows.start, 0);
             prop_assert_eq!(plans[files - 1].rows.end, rows);
@@ -117,7 +115,7 @@ mod tests {
 
     #[test]
     fn days_are_folders_in_order_of_time() {
-        let plans = plan(&Options { files: 10, days: 5, ..Options::default() }).unwrap();
+        let plans = plan(1000, 10, 5, [80, 10, 10]).unwrap();
         assert_eq!(plans[0].path, PathBuf::from("train/dt=2024-01-01/part-00000.parquet"));
         assert_eq!(plans[8].path, PathBuf::from("valid/dt=2024-01-05/part-00008.parquet"));
         assert_eq!(plans[9].path, PathBuf::from("test/dt=2024-01-05/part-00009.parquet"));

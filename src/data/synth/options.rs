@@ -115,7 +115,7 @@ impl Options {
             options.interaction = 0.0;
         }
         let columns = options.columns()?;
-        let files = layout::plan(&options)?;
+        let files = layout::plan(options.rows, options.files, options.days, options.split)?;
         Ok(Checked { options, columns, files })
     }
 
