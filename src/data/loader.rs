@@ -4,7 +4,7 @@
 //! in a short queue of steps. The content of a batch depends on lanes and steps only, so the timing of
 //! threads cannot show. Memory: `prefetch` batches and, for each lane of the rank, one decoded window and
 //! one Parquet page a column (about 10 MB a lane with three long sequences), or its share of a row group that several
-//! lanes read ([`super::sharing`]).
+//! lanes read (`sharing`).
 
 use super::batch::Batch;
 use super::decode::empty_batch;
