@@ -1,11 +1,28 @@
 //! Files of a checkpoint: safetensors written with a checksum and synced, and read back against it.
 
-use super::manifest::FileEntry;
 use crate::error::{Error, Result};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
+
+/// One file of the checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Name inside the checkpoint folder.
+    pub name: String,
+    /// Length.
+    pub bytes: u64,
+    /// XXH3-64 of the content, as 16 hexadecimal digits.
+    pub checksum: String,
+    /// Buckets `[first, last]` for a table file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub buckets: Option<(usize, usize)>,
+    /// Rows of each table in it, in the order of [`super::Manifest::tables`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rows: Vec<u64>,
+}
 
 /// A named tensor to be written.
 pub struct Named<'a> {

@@ -1,8 +1,8 @@
 //! Loading, at any number of ranks: every rank reads the dense part, and the table files that overlap the
 //! buckets it owns.
 
-use super::files::TensorFile;
-use super::manifest::{FileEntry, Manifest, TableEntry};
+use super::files::{FileEntry, TensorFile};
+use super::manifest::{Manifest, TableEntry};
 use super::save::{DENSE_FILE, DenseState};
 use crate::embedding::{Embeddings, TableRows};
 use crate::error::{Error, Result};

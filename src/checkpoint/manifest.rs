@@ -7,7 +7,7 @@
 //!   …
 //! ```
 
-use super::files::checksum;
+use super::files::{FileEntry, checksum};
 use crate::data::lanes::Cursor;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -28,23 +28,6 @@ pub struct Progress {
     pub stop_best: Option<f64>,
     /// Evaluations since then.
     pub stale: usize,
-}
-
-/// One file of the checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileEntry {
-    /// Name inside the checkpoint folder.
-    pub name: String,
-    /// Length.
-    pub bytes: u64,
-    /// XXH3-64 of the content, as 16 hexadecimal digits.
-    pub checksum: String,
-    /// Buckets `[first, last]` for a table file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub buckets: Option<(usize, usize)>,
-    /// Rows of each table in it, in the order of [`Manifest::tables`].
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub rows: Vec<u64>,
 }
 
 /// One dense parameter.

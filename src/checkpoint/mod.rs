@@ -21,7 +21,8 @@ mod save;
 #[cfg(test)]
 mod tests;
 
+pub use files::FileEntry;
 pub use folder::{CheckpointDir, resolve};
 pub use load::{load_dense, load_tables};
-pub use manifest::{FORMAT, FileEntry, Manifest, ParameterEntry, Progress, TableEntry};
+pub use manifest::{FORMAT, Manifest, ParameterEntry, Progress, TableEntry};
 pub use save::{DenseState, Snapshot, save};

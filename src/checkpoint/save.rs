@@ -1,8 +1,8 @@
 //! Saving: each rank writes the files of its buckets, rank 0 the dense part and, last, the manifest.
 
-use super::files::{Data, Named, sync_dir, write_synced, write_tensors};
+use super::files::{Data, FileEntry, Named, sync_dir, write_synced, write_tensors};
 use super::folder::CheckpointDir;
-use super::manifest::{FileEntry, MANIFEST, Manifest};
+use super::manifest::{MANIFEST, Manifest};
 use crate::comm::{Communicator, collectives};
 use crate::embedding::Embeddings;
 use crate::error::{Error, Result};

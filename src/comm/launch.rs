@@ -12,7 +12,7 @@
 //! | panic, on whichever thread | the panic, then `rank 3: …` | `MPI_Abort` |
 
 use super::solo::Solo;
-use super::{Comm, print_failure};
+use super::{Comm, STOPPED_BY_PANIC, print_failure};
 use crate::error::{Error, Result};
 use crate::guard;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -73,9 +73,6 @@ fn run_mpi(options: Options, launcher: &Launcher, job: impl FnOnce(Comm) -> Resu
 fn unless_it_panics(job: impl FnOnce() -> Result<i32>) -> Result<i32> {
     catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|_| Err(Error::internal(STOPPED_BY_PANIC)))
 }
-
-/// What is said after a panic.
-pub(super) const STOPPED_BY_PANIC: &str = "stopped by the panic above, a bug in tandem";
 
 /// Passes on the exit code of success; ends the whole job on an error.
 #[cfg(any(feature = "mpi", test))]

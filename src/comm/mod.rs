@@ -84,6 +84,9 @@ pub trait Communicator {
     fn backend(&self) -> String;
 }
 
+/// What is said after a panic.
+const STOPPED_BY_PANIC: &str = "stopped by the panic above, a bug in tandem";
+
 /// Writes one message to stderr in one piece, so that the lines of two ranks do not mix. A closed stderr
 /// is no reason to fail a second time.
 fn print_failure(label: &str, message: &str) {

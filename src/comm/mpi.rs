@@ -21,10 +21,9 @@
 //! the job. So a failing rank never finalises: [`Communicator::abort`] ends the whole job, and so does a
 //! panic on the main thread. Only [`Session::finish`] finalises, after success.
 
-use super::launch::STOPPED_BY_PANIC;
 use super::layout::{c_layout, check_all_gather, check_all_to_all, check_one_each, ranges, unpack};
 use super::meter::Meter;
-use super::{Comm, Communicator, Traffic, print_failure};
+use super::{Comm, Communicator, STOPPED_BY_PANIC, Traffic, print_failure};
 use crate::error::{Error, Result};
 use crate::guard;
 use ::mpi::datatype::{Partition, PartitionMut};
