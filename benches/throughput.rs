@@ -202,33 +202,23 @@ fn steps(folder: &Path) -> anyhow::Result<()> {
     };
     println!();
     row("ms a step", &|case| format!("{}, {} rank", cases[case].0, cases[case].1));
-    for (part, stage) in STAGES.iter().enumerate() {
+    let outside = [Stage::Eval, Stage::Checkpoint];
+    for (part, stage) in Stage::ALL.iter().enumerate().filter(|(_, stage)| !outside.contains(stage)) {
         row(stage.name(), &|case| format!("{:.2}", of(case, part)));
     }
-    row("whole step", &|case| format!("{:.2}", of(case, STAGES.len())));
-    row("rows/s", &|case| format!("{:.0}", GLOBAL_BATCH as f64 * 1e3 / of(case, STAGES.len())));
+    row("whole step", &|case| format!("{:.2}", of(case, Stage::ALL.len())));
+    row("rows/s", &|case| format!("{:.0}", GLOBAL_BATCH as f64 * 1e3 / of(case, Stage::ALL.len())));
     println!();
     let ratio = |a: usize, b: usize| {
-        median(times[a].iter().zip(&times[b]).map(|(a, b)| a[STAGES.len()] / b[STAGES.len()]).collect())
+        median(times[a].iter().zip(&times[b]).map(|(a, b)| a[Stage::ALL.len()] / b[Stage::ALL.len()]).collect())
     };
     println!("cagrad step / uniform step: {:.2} on 1 rank, {:.2} on 2 ranks", ratio(2, 0), ratio(3, 1));
     println!("speed of 2 ranks / 1 rank:  {:.2} uniform, {:.2} cagrad", ratio(0, 1), ratio(2, 3));
     Ok(())
 }
 
-/// The stages of a step.
-const STAGES: [Stage; 7] = [
-    Stage::DecodeWait,
-    Stage::Exchange,
-    Stage::Forward,
-    Stage::Backward,
-    Stage::Reduce,
-    Stage::Balance,
-    Stage::Optimizer,
-];
-
 /// Milliseconds a step of each stage, and of all.
-type StepTimes = [f64; STAGES.len() + 1];
+type StepTimes = [f64; Stage::ALL.len() + 1];
 
 fn step_times(comm: &Comm, folder: &Path, balance: &str) -> anyhow::Result<StepTimes> {
     let Rank { mut run, data, mut loader } = Rank::new(comm, folder, balance)?;
@@ -246,9 +236,9 @@ fn step_times(comm: &Comm, folder: &Path, balance: &str) -> anyhow::Result<StepT
     let whole_s = since.elapsed().as_secs_f64();
     let rows = stages.summary(comm.as_ref())?.rows;
     let seconds = |stage| rows.iter().find(|row| row.stage == stage).map_or(0.0, |row| row.seconds.mean);
-    let mut times = [0.0; STAGES.len() + 1];
-    times.iter_mut().zip(STAGES).for_each(|(time, stage)| *time = seconds(stage) * 1e3 / STEPS as f64);
-    times[STAGES.len()] = whole_s * 1e3 / STEPS as f64;
+    let mut times = [0.0; Stage::ALL.len() + 1];
+    times.iter_mut().zip(Stage::ALL).for_each(|(time, stage)| *time = seconds(stage) * 1e3 / STEPS as f64);
+    times[Stage::ALL.len()] = whole_s * 1e3 / STEPS as f64;
     Ok(times)
 }
 

@@ -12,7 +12,7 @@
 use super::floats;
 use super::input_gradient::{InputGradient, Part};
 use super::parallel;
-use super::seed::backward_from;
+use super::seed::{backward_from, check_shape};
 use crate::error::{Error, Result};
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, InplaceOp2, Layout, Tensor, TensorId};
@@ -181,10 +181,7 @@ impl Tape {
     fn backward(&self, outputs: &[(&Tensor, Tensor)]) -> Result<Pass> {
         let mut pass = Pass::default();
         for (output, gradient) in outputs {
-            if output.dims() != gradient.dims() {
-                let shapes = format!("{:?} and {:?}", output.dims(), gradient.dims());
-                return Err(Error::internal(format!("an output and its gradient differ in shape: {shapes}")));
-            }
+            check_shape(output, gradient)?;
             add(&mut pass.grads, output, gradient.clone())?;
         }
         for node in self.nodes.iter().rev() {

@@ -82,10 +82,13 @@ fn sorted<'a>(passes: &[(f64, &'a InputGradient)]) -> (Vec<Layer<'a>>, Vec<(f32,
     (layers, whole)
 }
 
-/// Σ w · dz, without a copy where that is dz itself.
-fn weighted_sum(parts: &[(f32, &Tensor)]) -> Result<Tensor> {
+/// Σ w · part over contiguous tensors of one shape, without a copy where that is the part itself.
+///
+/// # Errors
+/// No part, or one that is not contiguous f32.
+pub fn weighted_sum(parts: &[(f32, &Tensor)]) -> Result<Tensor> {
     match parts {
-        [] => Err(Error::internal("a layer left no gradient")),
+        [] => Err(Error::internal("a weighted sum of nothing")),
         [(1.0, only)] => Ok((*only).clone()),
         [(_, first), ..] => {
             let mut sum = vec![0.0; first.elem_count()];

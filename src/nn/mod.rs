@@ -48,7 +48,7 @@ pub use context::{AllSum, Context, Kernels};
 pub use dropout::Dropout;
 pub use gemm::Precision;
 pub use graph::{Graph, Pass, Tape};
-pub use input_gradient::InputGradient;
+pub use input_gradient::{InputGradient, weighted_sum};
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use loss::Loss;

@@ -10,10 +10,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 pub fn backward_from(outputs: &[(&Tensor, Tensor)]) -> Result<GradStore> {
     let mut total: Option<Tensor> = None;
     for (output, gradient) in outputs {
-        if output.dims() != gradient.dims() {
-            let shapes = format!("{:?} and {:?}", output.dims(), gradient.dims());
-            return Err(Error::internal(format!("an output and its gradient differ in shape: {shapes}")));
-        }
+        check_shape(output, gradient)?;
         let scalar = output.apply_op1(Seed(gradient.clone()))?;
         total = Some(match total {
             Some(sum) => (sum + scalar)?,
@@ -22,6 +19,15 @@ pub fn backward_from(outputs: &[(&Tensor, Tensor)]) -> Result<GradStore> {
     }
     let total = total.ok_or_else(|| Error::internal("a backward pass from no output"))?;
     Ok(total.backward()?)
+}
+
+/// A gradient has the shape of what it is the gradient by.
+pub(super) fn check_shape(output: &Tensor, gradient: &Tensor) -> Result<()> {
+    if output.dims() == gradient.dims() {
+        return Ok(());
+    }
+    let shapes = format!("{:?} and {:?}", output.dims(), gradient.dims());
+    Err(Error::internal(format!("an output and its gradient differ in shape: {shapes}")))
 }
 
 /// A scalar whose backward hands a given gradient to its argument.

@@ -5,6 +5,7 @@ use crate::data::batch::Batch;
 use crate::embedding::Lookup;
 use crate::error::Result;
 use crate::model::{Input, InputSpec, Sequence};
+use crate::nn::weighted_sum;
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 
@@ -61,21 +62,13 @@ fn leaf(values: Vec<f32>, shape: impl Into<candle_core::Shape>) -> Result<Tensor
 }
 
 fn gradient(passes: &[(f64, &GradStore)], leaf: &Tensor) -> Result<Vec<f32>> {
-    let mut sum: Option<Vec<f32>> = None;
-    for (weight, grads) in passes {
-        let Some(gradient) = grads.get(leaf) else { continue };
-        let mut gradient: Vec<f32> = gradient.flatten_all()?.to_vec1()?;
-        let weight = *weight as f32;
-        match &mut sum {
-            None if weight == 1.0 => sum = Some(gradient),
-            None => {
-                gradient.iter_mut().for_each(|g| *g *= weight);
-                sum = Some(gradient);
-            }
-            Some(sum) => sum.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += weight * g),
-        }
+    let reached = passes.iter().filter_map(|(weight, grads)| Some((*weight as f32, grads.get(leaf)?.contiguous())));
+    let parts = reached.map(|(weight, gradient)| Ok((weight, gradient?))).collect::<Result<Vec<_>>>()?;
+    if parts.is_empty() {
+        return Ok(vec![0.0; leaf.elem_count()]);
     }
-    Ok(sum.unwrap_or_else(|| vec![0.0; leaf.elem_count()]))
+    let parts: Vec<_> = parts.iter().map(|(weight, gradient)| (*weight, gradient)).collect();
+    Ok(weighted_sum(&parts)?.flatten_all()?.to_vec1()?)
 }
 
 #[cfg(test)]
