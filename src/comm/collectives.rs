@@ -5,6 +5,7 @@
 //! Traffic stays what a good reduce-scatter and all-gather would move.
 
 use super::Communicator;
+use super::wire::{self, WireFormat};
 use crate::error::{Error, Result};
 use bytemuck::Pod;
 
@@ -34,6 +35,30 @@ pub fn all_to_all_known<T: Pod>(
         &bytes(received),
     )?;
     Ok(recv)
+}
+
+/// [`all_to_all_known`] of numbers that travel as `format` says, into `recv`. What a rank sends itself is rounded
+/// too, so that a number is the same on whichever rank it is read.
+pub fn all_to_all_floats(
+    comm: &dyn Communicator,
+    format: WireFormat,
+    send: &[f32],
+    counts: &[usize],
+    recv: &mut [f32],
+    received: &[usize],
+) -> Result<()> {
+    match format {
+        WireFormat::F32 => {
+            let bytes = |counts: &[usize]| -> Vec<usize> { counts.iter().map(|&c| c * size_of::<f32>()).collect() };
+            let recv = bytemuck::cast_slice_mut(recv);
+            comm.all_to_all_bytes(bytemuck::cast_slice(send), &bytes(counts), recv, &bytes(received))
+        }
+        WireFormat::Bf16 => {
+            let halves = all_to_all_known(comm, &wire::narrow(send), counts, received)?;
+            wire::widen(&halves, recv);
+            Ok(())
+        }
+    }
 }
 
 /// Concatenates every rank's `send` in rank order; ranks may send different numbers of elements.
@@ -111,8 +136,8 @@ fn all_reduce_with<T: Pod>(comm: &dyn Communicator, values: &mut [T], combine: i
 }
 
 /// `send` holds one block of `out.len()` elements for each rank; `out` becomes the sum, in rank order,
-/// of the blocks that every rank sent here.
-pub fn reduce_scatter_sum(comm: &dyn Communicator, send: &[f32], out: &mut [f32]) -> Result<()> {
+/// of the blocks that every rank sent here, which travel as `format` says and are added as f32. One rank rounds nothing.
+pub fn reduce_scatter_sum(comm: &dyn Communicator, format: WireFormat, send: &[f32], out: &mut [f32]) -> Result<()> {
     let block = out.len();
     debug_assert_eq!(send.len(), block * comm.size());
     if comm.size() == 1 {
@@ -120,7 +145,8 @@ pub fn reduce_scatter_sum(comm: &dyn Communicator, send: &[f32], out: &mut [f32]
         return Ok(());
     }
     let counts = vec![block; comm.size()];
-    let received = all_to_all_known(comm, send, &counts, &counts)?;
+    let mut received = vec![0.0; send.len()];
+    all_to_all_floats(comm, format, send, &counts, &mut received, &counts)?;
     out.copy_from_slice(&received[..block]);
     for rank in 1..comm.size() {
         let part = &received[rank * block..(rank + 1) * block];

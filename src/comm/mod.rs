@@ -20,6 +20,9 @@ pub mod mpi;
 pub mod selftest;
 pub mod solo;
 pub mod threads;
+mod wire;
+
+pub use wire::WireFormat;
 
 use crate::error::Result;
 use std::io::Write;

@@ -4,7 +4,7 @@
 //! receive. The same check runs on every backend: threads and solo under `cargo test`, MPI under
 //! `mpirun`, and on a cluster when the network itself is in doubt.
 
-use super::{Communicator, collectives};
+use super::{Communicator, WireFormat, collectives};
 use crate::error::{Error, Result};
 use crate::random;
 
@@ -122,7 +122,7 @@ fn check_sums(comm: &dyn Communicator, plan: &Plan) -> Result<()> {
 
     let send: Vec<f32> = plan.ranks().flat_map(|to| plan.numbers(plan.rank, to as u64)).collect();
     let mut block = vec![f32::NAN; plan.max_len];
-    collectives::reduce_scatter_sum(comm, &send, &mut block)?;
+    collectives::reduce_scatter_sum(comm, WireFormat::F32, &send, &mut block)?;
     expect("reduce_scatter_sum", same_bits(&block, &plan.sum(plan.rank as u64)))
 }
 

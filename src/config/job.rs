@@ -2,6 +2,7 @@
 
 use super::units::auto_or_number;
 use super::{Bytes, Component, Every};
+use crate::comm::WireFormat;
 use crate::nn::{Kernels, Precision};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use std::collections::BTreeMap;
@@ -48,6 +49,9 @@ pub struct Job {
     /// Of the factors of the matrix products of training: `f32`, or `bf16` where the CPU has instructions for it.
     #[serde(default)]
     pub precision: Precision,
+    /// Of embedding rows and gradients between ranks in training: `f32`, or `bf16`, which halves their bytes.
+    #[serde(default)]
+    pub wire: WireFormat,
     /// `fused`, or `reference`: the layers in candle's own operations, for comparison.
     #[serde(default)]
     pub kernels: Kernels,

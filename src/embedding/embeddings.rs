@@ -9,6 +9,7 @@ use super::rows::TableRows;
 use super::spec::{BagKind, BagSpec, Pool, TableSpec};
 use super::stats::TableStats;
 use super::table::Table;
+use crate::comm::WireFormat;
 use crate::error::{Error, Result};
 use std::ops::Range;
 
@@ -28,6 +29,8 @@ pub struct Embeddings {
     pub(super) generation: u64,
     pub(super) dedups: Vec<Dedup>,
     pub(super) wire: Wire,
+    /// Of rows and gradients between ranks in training.
+    pub(super) wire_format: WireFormat,
     /// Routes of the last update, whose buffers the next lookup uses again.
     pub(super) spare: Option<Vec<TableRoute>>,
 }
@@ -80,6 +83,7 @@ impl Embeddings {
             memory: Memory::new(None),
             generation: 0,
             wire: Wire::default(),
+            wire_format: WireFormat::default(),
             spare: None,
         })
     }
@@ -89,6 +93,14 @@ impl Embeddings {
     #[must_use]
     pub fn with_memory_limit(mut self, limit_bytes: u64) -> Self {
         self.memory = Memory::new(Some(limit_bytes));
+        self
+    }
+
+    /// Lets the rows of training lookups and their gradients travel as `format`. Those of evaluation travel whole, so
+    /// that predictions are what one rank gives.
+    #[must_use]
+    pub fn with_wire(mut self, format: WireFormat) -> Self {
+        self.wire_format = format;
         self
     }
 

@@ -11,9 +11,8 @@ use super::bucket::Buckets;
 use super::dedup::Dedup;
 use super::message::{self, TableIds};
 use super::pool::{self, BagRoute};
-use crate::comm::Communicator;
+use crate::comm::{Communicator, WireFormat, collectives};
 use crate::error::Result;
-use bytemuck::Pod;
 use std::ops::Range;
 
 /// How the rows of one table travel in one step.
@@ -158,7 +157,10 @@ impl Wire {
         }
         let words: Vec<u64> = sent.iter().map(|&n| n as u64).collect();
         let received: Vec<usize> = comm.exchange_counts(&words)?.into_iter().map(|n| n as usize).collect();
-        transfer(comm, &self.ids_out, &sent, &mut self.ids_in, &received)?;
+        self.ids_in.resize(received.iter().sum(), 0);
+        let bytes = |counts: &[usize]| -> Vec<usize> { counts.iter().map(|&n| n * size_of::<u64>()).collect() };
+        let into = bytemuck::cast_slice_mut(&mut self.ids_in);
+        comm.all_to_all_bytes(bytemuck::cast_slice(&self.ids_out), &bytes(&sent), into, &bytes(&received))?;
         let mut rest = self.ids_in.as_slice();
         received
             .iter()
@@ -171,23 +173,17 @@ impl Wire {
     }
 
     /// Sends `rows_out`, laid out by `out`; fills `rows_in`, laid out by `into`.
-    pub fn exchange_rows(&mut self, comm: &dyn Communicator, out: &Layout, into: &Layout) -> Result<()> {
-        transfer(comm, &self.rows_out, &out.by_peer(), &mut self.rows_in, &into.by_peer())
+    pub fn exchange_rows(
+        &mut self,
+        comm: &dyn Communicator,
+        format: WireFormat,
+        out: &Layout,
+        into: &Layout,
+    ) -> Result<()> {
+        self.rows_in.resize(into.len(), 0.0);
+        let (sent, received) = (out.by_peer(), into.by_peer());
+        collectives::all_to_all_floats(comm, format, &self.rows_out, &sent, &mut self.rows_in, &received)
     }
-}
-
-/// One all-to-all into a buffer that keeps its capacity.
-fn transfer<T: Pod>(
-    comm: &dyn Communicator,
-    send: &[T],
-    sent: &[usize],
-    recv: &mut Vec<T>,
-    received: &[usize],
-) -> Result<()> {
-    let bytes = |counts: &[usize]| -> Vec<usize> { counts.iter().map(|&n| n * size_of::<T>()).collect() };
-    recv.resize(received.iter().sum(), T::zeroed());
-    let out = bytemuck::cast_slice_mut(recv);
-    comm.all_to_all_bytes(bytemuck::cast_slice(send), &bytes(sent), out, &bytes(received))
 }
 
 /// Where the rows of each (peer, table) stand in a float message.

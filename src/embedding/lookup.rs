@@ -6,7 +6,7 @@ use super::memory::Memory;
 use super::pool::{self, BagRoute};
 use super::spec::Mode;
 use super::table::Table;
-use crate::comm::{Communicator, collectives};
+use crate::comm::{Communicator, WireFormat, collectives};
 use crate::data::batch::IdColumn;
 use crate::error::{Error, Result};
 use rayon::prelude::*;
@@ -92,7 +92,7 @@ impl Embeddings {
 
     /// Several ranks: ids go to their owners, rows come back.
     fn resolve_with(&mut self, comm: &dyn Communicator, routes: &mut [TableRoute], mode: Mode) -> Result<()> {
-        let Self { tables, memory, dedups, wire, dims, size, .. } = self;
+        let Self { tables, memory, dedups, wire, wire_format, dims, size, .. } = self;
         let received = wire.exchange_ids(comm, routes, mode != Mode::Evaluate)?;
         let done: Vec<Result<()>> = tables
             .par_iter_mut()
@@ -118,7 +118,8 @@ impl Embeddings {
                 table.gather(&route.slots_of(peer), part);
             }
         });
-        wire.exchange_rows(comm, &out, &into)?;
+        let format = if mode == Mode::Evaluate { WireFormat::F32 } else { *wire_format };
+        wire.exchange_rows(comm, format, &out, &into)?;
         routes.par_iter_mut().zip(into.split(&wire.rows_in)).for_each(|(route, parts)| {
             route.rows.clear();
             parts.iter().for_each(|part| route.rows.extend_from_slice(part));

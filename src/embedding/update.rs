@@ -78,7 +78,7 @@ impl Embeddings {
 
     /// Sends gradients to the owners; leaves in `rows` the sums of the distinct rows owned here.
     fn return_gradients(&mut self, comm: &dyn Communicator, routes: &mut [TableRoute]) -> Result<()> {
-        let Self { wire, dims, size, .. } = self;
+        let Self { wire, wire_format, dims, size, .. } = self;
         let (out, into) = (Layout::of_sent(routes, dims, *size), Layout::of_received(routes, dims, *size));
         wire.rows_out.resize(out.len(), 0.0);
         let parts = out.split_mut(&mut wire.rows_out);
@@ -90,7 +90,7 @@ impl Embeddings {
                 rest = tail;
             }
         });
-        wire.exchange_rows(comm, &out, &into)?;
+        wire.exchange_rows(comm, *wire_format, &out, &into)?;
         let received = into.split(&wire.rows_in);
         routes
             .par_iter_mut()

@@ -3,7 +3,7 @@
 
 use super::layout::Layout;
 use crate::balance::gram;
-use crate::comm::{Communicator, collectives};
+use crate::comm::{Communicator, WireFormat, collectives};
 use crate::error::{Error, Result};
 use crate::nn::ParamStore;
 use crate::optim::{DenseOptimizer, clip};
@@ -14,6 +14,8 @@ pub struct DensePart {
     layout: Layout,
     optimizer: Box<dyn DenseOptimizer>,
     clip_norm: Option<f64>,
+    /// Of the gradients on their way to their slices.
+    wire: WireFormat,
     updates: u64,
     /// This rank's slice of the parameters: `layout.slice()` floats.
     params: Vec<f32>,
@@ -53,13 +55,22 @@ impl DensePart {
         shared: &[bool],
         optimizer: Box<dyn DenseOptimizer>,
         clip_norm: Option<f64>,
+        wire: WireFormat,
         comm: &dyn Communicator,
     ) -> Result<Self> {
         let lens: Vec<usize> = store.vars().iter().map(|v| v.elem_count()).collect();
         let layout = Layout::new(&lens, shared, comm.size());
         let moments = vec![vec![0.0; layout.slice()]; optimizer.slot_names().len()];
-        let mut part =
-            Self { layout, optimizer, clip_norm, updates: 0, params: Vec::new(), moments, buffers: Buffers::default() };
+        let mut part = Self {
+            layout,
+            optimizer,
+            clip_norm,
+            wire,
+            updates: 0,
+            params: Vec::new(),
+            moments,
+            buffers: Buffers::default(),
+        };
         part.params = part.slice_of(comm.rank(), |index, values| store.read(index, values))?;
         Ok(part)
     }
@@ -104,7 +115,7 @@ impl DensePart {
 
     /// Sums the gradients over ranks, each rank keeping its slice, and forms the Gram matrix of the sums.
     pub fn reduce(&mut self, comm: &dyn Communicator, rows: usize) -> Result<Reduced> {
-        collectives::reduce_scatter_sum(comm, &self.buffers.send, &mut self.buffers.block)?;
+        collectives::reduce_scatter_sum(comm, self.wire, &self.buffers.send, &mut self.buffers.block)?;
         let (shared, own) = self.buffers.block.split_at(rows * self.layout.shared_slice());
         let mut sums = gram::partial(shared, rows);
         sums.push(own.iter().map(|&v| f64::from(v) * f64::from(v)).sum());

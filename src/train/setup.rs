@@ -27,9 +27,10 @@ pub fn build(comm: &Comm, job: &mut Job, schema: &Schema) -> Result<Trainable> {
     let model = model::build(&mut job.model, &spec, &mut store)?;
     let shared = shared_parameters(model.as_ref(), &spec, &store)?;
     let optimizer = optim::build(&mut job.optimizer.dense)?;
-    let dense = DensePart::new(&store, &shared, optimizer, job.optimizer.clip_norm, comm.as_ref())?;
+    let dense = DensePart::new(&store, &shared, optimizer, job.optimizer.clip_norm, job.wire, comm.as_ref())?;
     let balancer = balance::build(&mut job.balance, tasks.len())?;
-    let mut embeddings = Embeddings::new(tables, bags, job.checkpoint.buckets, job.seed, comm.rank(), comm.size())?;
+    let embeddings = Embeddings::new(tables, bags, job.checkpoint.buckets, job.seed, comm.rank(), comm.size())?;
+    let mut embeddings = embeddings.with_wire(job.wire);
     if let Some(limit) = job.memory_limit {
         embeddings = embeddings.with_memory_limit(limit.0);
     }

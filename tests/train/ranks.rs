@@ -65,6 +65,15 @@ fn bf16() {
 }
 
 #[test]
+fn bf16_on_the_wire() {
+    // One rank rounds nothing, so this is the rounding of gradients and rows to 8 bits, as an adaptive optimizer answers it.
+    const ROUNDING: f64 = 3e-2;
+    for balance in ["balance.kind=uniform", "balance.kind=mgda"] {
+        same_within(ROUNDING, &[balance, "wire=bf16"]);
+    }
+}
+
+#[test]
 fn uncertainty() {
     let model = "model={kind: shared_bottom, bottom: [8, 6], tower: [4], norm: layer}";
     same_on_any_number_of_ranks(&["balance={kind: uncertainty, lr: 0.05}", model]);

@@ -1,5 +1,5 @@
 use super::*;
-use crate::comm::{collectives, selftest};
+use crate::comm::{WireFormat, collectives, selftest};
 use crate::error::Kind;
 use proptest::prelude::*;
 
@@ -168,5 +168,35 @@ fn traffic_counts_what_goes_to_other_ranks() {
     for (rank, traffic) in results.into_iter().enumerate() {
         let traffic = traffic.expect("no rank failed");
         assert_eq!((traffic.calls, traffic.sent_bytes), (3, 16 + 6 - (rank as u64 + 1)));
+    }
+}
+
+#[test]
+fn bf16_halves_the_bytes_of_a_sum_and_rounds_each_ranks_part_once() {
+    const BLOCK: usize = 37;
+    let number = |from: usize, i: usize| random::unit(9, &[from as u64, i as u64]) as f32 - 0.5;
+    for size in [1, 2, 4] {
+        let reduce = |format| {
+            run(size, Options::unruly(size as u64), |comm| {
+                let send: Vec<f32> = (0..size * BLOCK).map(|i| number(comm.rank(), i)).collect();
+                let mut block = vec![0.0; BLOCK];
+                collectives::reduce_scatter_sum(comm.as_ref(), format, &send, &mut block)?;
+                Ok((block, comm.traffic().sent_bytes))
+            })
+        };
+        for (rank, results) in reduce(WireFormat::Bf16).into_iter().zip(reduce(WireFormat::F32)).enumerate() {
+            let ((rounded, few), (whole, many)) = (results.0.expect("no failure"), results.1.expect("no failure"));
+            assert_eq!((few * 2, many), (many, ((size - 1) * BLOCK * 4) as u64));
+            if size == 1 {
+                assert_eq!(rounded, whole, "nothing travels");
+                continue;
+            }
+            let part = |from: usize, i: usize| half::bf16::from_f32(number(from, rank * BLOCK + i)).to_f32();
+            for (i, (&rounded, &whole)) in rounded.iter().zip(&whole).enumerate() {
+                assert_eq!(rounded, (1..size).fold(part(0, i), |sum, from| sum + part(from, i)));
+                assert!((rounded - whole).abs() <= size as f32 * 0.5 * 2f32.powi(-8) + 1e-6);
+            }
+            assert_ne!(rounded, whole);
+        }
     }
 }

@@ -4,6 +4,7 @@ mod limits;
 mod pooling;
 mod reference;
 mod resharding;
+mod wire;
 
 use super::*;
 use crate::comm::{Communicator, threads};
