@@ -11,7 +11,7 @@ use tandem::config::Component;
 use tandem::data::batch::IdColumn;
 use tandem::embedding::bucket::DEFAULT_BUCKETS;
 use tandem::embedding::optimizer;
-use tandem::embedding::{BagKind, BagSpec, Embeddings, Init, Mode, Pool, TableSpec, TableStats};
+use tandem::embedding::{BagKind, BagSpec, BatchGradient, Embeddings, Init, Mode, Pool, TableSpec, TableStats};
 use tandem::{Result, random};
 
 #[global_allocator]
@@ -75,7 +75,7 @@ fn repeat(embeddings: &mut Embeddings, rows: u64, step: u64, train: bool) -> Res
     let lookup = embeddings.lookup(&Solo, &[ids], BATCH, mode)?;
     if train {
         let gradient = lookup.pooled.clone();
-        embeddings.update(&Solo, lookup, &gradient, &[], 1.0)?;
+        embeddings.update(&Solo, lookup, BatchGradient { pooled: &gradient, sequences: &[] }, 1.0)?;
     }
     Ok(())
 }

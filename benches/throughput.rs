@@ -176,7 +176,7 @@ fn exchange_once(comm: &Comm, folder: &Path) -> anyhow::Result<[f64; 2]> {
         let between = Instant::now();
         let gradient = lookup.pooled.clone();
         let update = Instant::now();
-        tables.update(comm.as_ref(), lookup, &gradient, &[], 1.0)?;
+        tables.update(comm.as_ref(), lookup, BatchGradient { pooled: &gradient, sequences: &[] }, 1.0)?;
         if step >= WARM_UP {
             total_ms[0] += (between - start).as_secs_f64() * 1e3;
             total_ms[1] += update.elapsed().as_secs_f64() * 1e3;

@@ -15,10 +15,18 @@ const BLOCK: usize = 1 << 14;
 pub fn partial(gradients: &[f32], tasks: usize) -> Vec<f64> {
     let len = gradients.len().checked_div(tasks).unwrap_or(0);
     debug_assert_eq!(gradients.len(), len * tasks);
+    let rows: Vec<&[f32]> = (0..tasks).map(|task| &gradients[task * len..(task + 1) * len]).collect();
+    partial_of(&rows)
+}
+
+/// [`partial`] of gradients that stand apart, all of one length.
+pub fn partial_of(rows: &[&[f32]]) -> Vec<f64> {
+    let tasks = rows.len();
+    let len = rows.first().map_or(0, |row| row.len());
     let blocks: Vec<Vec<f64>> = (0..len.div_ceil(BLOCK))
         .into_par_iter()
         .map(|block| {
-            let of = |task: usize| &gradients[task * len + block * BLOCK..task * len + ((block + 1) * BLOCK).min(len)];
+            let of = |task: usize| &rows[task][block * BLOCK..((block + 1) * BLOCK).min(len)];
             let mut products = Vec::with_capacity(tasks * (tasks + 1) / 2);
             for k in 0..tasks {
                 products.extend((0..=k).map(|l| dot(of(k), of(l))));
@@ -44,7 +52,7 @@ pub fn partial(gradients: &[f32], tasks: usize) -> Vec<f64> {
 }
 
 /// ⟨a, b⟩ in float64, in a fixed order.
-fn dot(a: &[f32], b: &[f32]) -> f64 {
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
     // Eight sums side by side, so that the compiler can use vectors without changing the order.
     let mut lanes = [0.0f64; 8];
     let (a, b) = (a.chunks_exact(8), b.chunks_exact(8));

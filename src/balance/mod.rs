@@ -10,25 +10,56 @@
 //! the others are weighted as if it did not exist; a single task has weight 1; weights are finite for any
 //! positive semi-definite Gram matrix, of any rank and scale.
 
+mod adam;
 mod cagrad;
+mod db_mtl;
+mod excess_mtl;
+mod famo;
+mod graddrop;
+mod gradnorm;
 pub mod gram;
+mod metabalance;
 mod mgda;
+mod moco;
+mod modo;
 mod pcgrad;
+mod representation;
+mod scope;
+mod sdmgrad;
+mod slices;
+mod softmax;
 mod solvers;
 mod uncertainty;
 mod uniform;
 
+pub use representation::{OnRepresentation, Representation};
+pub use scope::Scope;
+pub use slices::{OnSlices, Slices, Sum};
+
 use crate::config::{Component, unknown_kind};
 use crate::error::{Error, Result};
 
-/// What a method needs the step to compute.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a method needs the step to compute. But for the first, a task's own parameters get their own, unweighted
+/// gradient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Needs {
     /// Only the losses: one backward pass of Σ w_k L_k. Heads are weighted too.
     Losses,
-    /// The Gram matrix of the shared gradients: one backward pass per task. A task's own parameters get
-    /// their own, unweighted gradient.
+    /// The Gram matrix of the tasks' gradients.
     Gram,
+    /// The shared gradients themselves ([`Balancer::on_slices`]).
+    Slices,
+    /// The gradients of the shared representation, element by element ([`Balancer::on_representation`]).
+    Representation,
+}
+
+/// The `balance` of a job.
+#[derive(Debug)]
+pub struct Balance {
+    /// The gradients that the method compares; none if it looks at losses only.
+    pub scope: Option<Scope>,
+    /// The method.
+    pub method: Box<dyn Balancer>,
 }
 
 /// What the step tells a method. K tasks.
@@ -38,7 +69,8 @@ pub struct Signal<'a> {
     pub losses: &'a [f64],
     /// Whether the global batch has a labelled row of the task.
     pub present: &'a [bool],
-    /// Row-major K × K Gram matrix of the globally reduced shared gradients (only for [`Needs::Gram`]).
+    /// Row-major Gram matrix of the globally reduced gradients in the method's scope: K × K, or (parts · K)² for a method
+    /// of several [parts](Balancer::parts). Empty for methods that need only losses.
     pub gram: &'a [f64],
     /// Steps since the start of training.
     pub step: u64,
@@ -65,11 +97,12 @@ impl Signal<'_> {
                 return at(Error::numeric(format!("the loss is {}", self.losses[task])), task);
             }
         }
-        if needs == Needs::Gram {
-            debug_assert_eq!(self.gram.len(), tasks * tasks);
+        if needs != Needs::Losses {
+            let side = self.gram.len().isqrt();
+            debug_assert!(side * side == self.gram.len() && side.is_multiple_of(tasks));
             if let Some(bad) = self.gram.iter().position(|g| !g.is_finite()) {
                 let what = format!("the product of two tasks' gradients is {}", self.gram[bad]);
-                return at(Error::numeric(what), bad / tasks);
+                return at(Error::numeric(what), bad / side % tasks);
             }
         }
         Ok(())
@@ -81,11 +114,54 @@ pub trait Balancer: std::fmt::Debug {
     /// What it needs.
     fn needs(&self) -> Needs;
 
-    /// The weight of each task for this step; the update direction is Σ w_k g_k. Advances the state.
+    /// The scopes it can be used with, the usual one first.
+    fn scopes(&self) -> &'static [Scope] {
+        match self.needs() {
+            Needs::Losses => &[],
+            Needs::Gram if self.parts() > 1 => &[Scope::Shared],
+            Needs::Gram => &[Scope::Shared, Scope::Representation, Scope::SharedAndRows],
+            Needs::Slices => &[Scope::Shared],
+            Needs::Representation => &[Scope::Representation],
+        }
+    }
+
+    /// Independent parts of each batch whose gradients it wants apart. With more than one, the Gram matrix and the
+    /// weights have one row per part and task, part by part.
+    fn parts(&self) -> usize {
+        1
+    }
+
+    /// The weight of each task for this step, from what it needs: losses or the Gram matrix; the update direction is
+    /// Σ w_k g_k. Advances the state.
     ///
     /// # Errors
     /// A loss or a gradient that is not finite.
-    fn weights(&mut self, signal: &Signal) -> Result<Vec<f64>>;
+    fn weights(&mut self, _: &Signal) -> Result<Vec<f64>> {
+        Err(Error::internal(format!("{self:?} finds no weights without {:?}", self.needs())))
+    }
+
+    /// The method, where it [needs](Needs::Slices) the gradients themselves.
+    fn on_slices(&mut self) -> Option<&mut dyn OnSlices> {
+        None
+    }
+
+    /// The method, where it [needs](Needs::Representation) the representation.
+    fn on_representation(&self) -> Option<&dyn OnRepresentation> {
+        None
+    }
+
+    /// Whether it wants to see the losses of the same batch again after the step.
+    fn looks_back(&self) -> bool {
+        false
+    }
+
+    /// Takes the losses of the batch of the last [`Balancer::weights`], after the step. Advances the state.
+    ///
+    /// # Errors
+    /// A loss that is not finite.
+    fn look_back(&mut self, _losses: &[f64], _present: &[bool]) -> Result<()> {
+        Ok(())
+    }
 
     /// Everything that a resumed run needs, as plain numbers.
     fn state(&self) -> Vec<f64> {
@@ -113,6 +189,15 @@ const REGISTRY: &[(&str, Build)] = &[
     ("mgda", mgda::build),
     ("pcgrad", pcgrad::build),
     ("cagrad", cagrad::build),
+    ("db_mtl", db_mtl::build),
+    ("moco", moco::build),
+    ("excess_mtl", excess_mtl::build),
+    ("metabalance", metabalance::build),
+    ("gradnorm", gradnorm::build),
+    ("famo", famo::build),
+    ("graddrop", graddrop::build),
+    ("sdmgrad", sdmgrad::build),
+    ("modo", modo::build),
 ];
 
 /// Names of all methods.
@@ -124,11 +209,14 @@ pub fn kinds() -> Vec<&'static str> {
 ///
 /// # Errors
 /// An unknown kind or option, or a value out of range: an error of the job.
-pub fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
-    match REGISTRY.iter().find(|(name, _)| *name == component.kind) {
-        Some((_, build)) => build(component, tasks),
-        None => Err(unknown_kind(KEY, &component.kind, &kinds())),
-    }
+pub fn build(component: &mut Component, tasks: usize) -> Result<Balance> {
+    let Some((_, build)) = REGISTRY.iter().find(|(name, _)| *name == component.kind) else {
+        return Err(unknown_kind(KEY, &component.kind, &kinds()));
+    };
+    let wanted = Scope::take(component)?;
+    let method = build(component, tasks)?;
+    let scope = Scope::settle(wanted, method.scopes(), component)?;
+    Ok(Balance { scope, method })
 }
 
 /// Copies a saved state over `own`, if it is as long.

@@ -115,6 +115,22 @@ fn solve_free(a: &[f64], b: &[f64], set: &[usize]) -> Vec<f64> {
     z
 }
 
+/// The point of the probability simplex that is nearest to `x` (Held, Wolfe & Crowder 1974): max(x − θ, 0) with the θ
+/// that makes the sum 1. Empty for an empty slice.
+pub(super) fn project_onto_simplex(x: &[f64]) -> Vec<f64> {
+    let mut sorted = x.to_vec();
+    sorted.sort_by(|a, b| b.total_cmp(a));
+    let (mut sum, mut theta) = (0.0, 0.0);
+    for (count, &value) in (1..).zip(&sorted) {
+        sum += value;
+        let candidate = (sum - 1.0) / f64::from(count);
+        if value > candidate {
+            theta = candidate;
+        }
+    }
+    x.iter().map(|x| (x - theta).max(0.0)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,6 +151,14 @@ mod tests {
         assert!(x[0] == 0.0 && (x[1] - 1.6).abs() < 1e-15, "{x:?}");
         let x = nonnegative_quadratic(&[1.0, 0.99, 0.0, 0.99, 1.0, 0.1, 0.0, 0.1, 1.0], &[1.0, 0.995, 0.5]);
         assert!(x.iter().all(|x| *x >= 0.0));
+    }
+
+    #[test]
+    fn the_nearest_point_of_the_simplex() {
+        assert_eq!(project_onto_simplex(&[0.25, 0.75]), [0.25, 0.75]);
+        assert_eq!(project_onto_simplex(&[3.0, 1.0]), [1.0, 0.0]);
+        assert_eq!(project_onto_simplex(&[-1.0, -1.0, -5.0]), [0.5, 0.5, 0.0]);
+        assert!(project_onto_simplex(&[]).is_empty());
     }
 
     proptest! {

@@ -1,13 +1,13 @@
 //! What the tests of every method share.
 
-use super::{Balancer, Signal, build};
+use super::{Balancer, Signal, Slices, build};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use std::ops::RangeInclusive;
 
 /// A method from the YAML of its component.
 pub(super) fn method(job: &str, tasks: usize) -> Box<dyn Balancer> {
-    build(&mut serde_yaml::from_str(job).unwrap(), tasks).unwrap()
+    build(&mut serde_yaml::from_str(job).unwrap(), tasks).unwrap().method
 }
 
 /// A signal of losses only.
@@ -23,6 +23,28 @@ pub(super) fn of_gram<'a>(gram: &'a [f64], losses: &'a [f64], present: &'a [bool
 /// Weights of a fresh method for a Gram matrix, all tasks present, all losses 1.
 pub(super) fn weights_of(job: &str, gram: &[f64], tasks: usize) -> Vec<f64> {
     method(job, tasks).weights(&of_gram(gram, &vec![1.0; tasks], &vec![true; tasks])).unwrap()
+}
+
+/// One step of a method that works on slices, on one rank, every column a tensor of its own. `kept` are the method's vectors from the last call, empty at first. Returns the whole
+/// direction and the weights.
+pub(super) fn sliced(
+    method: &mut dyn Balancer,
+    rows: &[Vec<f64>],
+    losses: &[f64],
+    kept: &mut Vec<Vec<f32>>,
+    present: &[bool],
+) -> (Vec<f64>, Vec<f64>) {
+    let (gram, len) = (gram_of(rows), rows[0].len());
+    let signal = of_gram(&gram, losses, present);
+    let gradients: Vec<f32> = rows.iter().flatten().map(|&x| x as f32).collect();
+    let tensors: Vec<_> = (0..len).map(|i| (i, i..i + 1)).collect();
+    let slices = Slices { gradients: &gradients, tasks: rows.len(), tensors: &tensors, tensor_count: len };
+    let method = method.on_slices().unwrap();
+    kept.resize(method.slots().len(), vec![0.0; len]);
+    let mut slots: Vec<&mut [f32]> = kept.iter_mut().map(Vec::as_mut_slice).collect();
+    let mut direction = vec![0.0; len];
+    let weights = method.direction(&signal, &slices, &mut slots, &mut direction, &|_| Ok(())).unwrap();
+    (direction.into_iter().map(f64::from).collect(), weights)
 }
 
 /// J Jᵀ of gradients as rows.

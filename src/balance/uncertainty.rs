@@ -4,6 +4,7 @@
 //! `form: classification` minimises Σ e^{−s_k}L_k + s_k/2 (eq. 10). Both are w_k L_k + s_k/2, so
 //! ∂/∂s_k = ½ − w_k L_k: it needs the global losses only, and every rank takes the same step of s.
 
+use super::adam::{self, WIDTH};
 use super::{Balancer, KEY, Needs, Signal, restore_exactly};
 use crate::config::Component;
 use crate::error::{Error, Result};
@@ -34,9 +35,6 @@ enum Form {
     Classification,
 }
 
-/// Numbers of state per task: s, Adam's m and v, and the number of its updates.
-const WIDTH: usize = 4;
-
 #[derive(Debug)]
 struct Uncertainty {
     options: Options,
@@ -50,7 +48,7 @@ pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn B
         return Err(Error::job("uncertainty needs a finite `init` and an `lr` ≥ 0").at("key", KEY));
     }
     component.resolve(&options)?;
-    let state = (0..tasks).flat_map(|_| [options.init, 0.0, 0.0, 0.0]).collect();
+    let state = adam::start(tasks, options.init);
     Ok(Box::new(Uncertainty { options, state }))
 }
 
@@ -70,7 +68,7 @@ impl Balancer for Uncertainty {
             if signal.present[task] {
                 let weight = half * (-state[0]).exp();
                 weights[task] = weight;
-                adam(state, 0.5 - weight * signal.losses[task], self.options.lr);
+                adam::update(state, 0.5 - weight * signal.losses[task], self.options.lr);
             }
         }
         Ok(weights)
@@ -83,16 +81,6 @@ impl Balancer for Uncertainty {
     fn restore(&mut self, state: &[f64]) -> Result<()> {
         restore_exactly(&mut self.state, state)
     }
-}
-
-/// One Adam update (β 0.9 and 0.999, eps 1e-8) of `[parameter, m, v, t]`.
-fn adam(state: &mut [f64], gradient: f64, lr: f64) {
-    let [s, m, v, t] = state else { return };
-    *t += 1.0;
-    *m = 0.9 * *m + 0.1 * gradient;
-    *v = 0.999 * *v + 0.001 * gradient * gradient;
-    let (m_hat, v_hat) = (*m / (1.0 - 0.9f64.powf(*t)), *v / (1.0 - 0.999f64.powf(*t)));
-    *s -= lr * m_hat / (v_hat.sqrt() + 1e-8);
 }
 
 #[cfg(test)]

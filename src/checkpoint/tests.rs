@@ -9,7 +9,7 @@ use crate::comm::{Communicator, threads};
 use crate::config::{Component, job};
 use crate::data::batch::IdColumn;
 use crate::data::lanes::Cursor;
-use crate::embedding::{BagKind, BagSpec, Embeddings, Mode, Pool, TableRows, TableSpec};
+use crate::embedding::{BagKind, BagSpec, BatchGradient, Embeddings, Mode, Pool, TableRows, TableSpec};
 use crate::error::{Error, Result};
 use crate::nn::{Init, ParamStore};
 use std::path::{Path, PathBuf};
@@ -54,7 +54,10 @@ impl Parts {
         parts.dense = DenseState { names: vec!["m".to_string()], moments: vec![vec![vec![0.1 * x; 6]]] };
         let ids = IdColumn { offsets: vec![0, 40], ids: (0..40).map(|i| i * 7 + step).collect() };
         let lookup = parts.embeddings.lookup(comm, &[ids], 1, Mode::Train { step }).unwrap();
-        parts.embeddings.update(comm, lookup, &[0.3, -0.2, 0.1], &[], 1.0).unwrap();
+        parts
+            .embeddings
+            .update(comm, lookup, BatchGradient { pooled: &[0.3, -0.2, 0.1], sequences: &[] }, 1.0)
+            .unwrap();
         parts
     }
 

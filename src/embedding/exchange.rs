@@ -48,7 +48,7 @@ impl TableRoute {
     }
 
     /// Positions in `merged` of what came from `peer`.
-    fn received(&self, peer: usize) -> Range<usize> {
+    pub fn received(&self, peer: usize) -> Range<usize> {
         self.merged_starts[peer]..self.merged_starts[peer + 1]
     }
 
@@ -108,6 +108,11 @@ impl TableRoute {
             }
             self.merged_starts.push(self.merged.len());
         }
+    }
+
+    /// As owner: which of the distinct ids owned here stands at position `at` of those received.
+    pub fn merged(&self, at: usize) -> usize {
+        self.merged[at] as usize
     }
 
     /// As owner: the slots of the ids that `peer` sent, in its order.
@@ -205,7 +210,8 @@ impl Layout {
         Self::new(routes.len(), size, |peer, table| routes[table].received(peer).len() * dims[table])
     }
 
-    fn new(tables: usize, size: usize, floats: impl Fn(usize, usize) -> usize) -> Self {
+    /// Of `floats(peer, table)` floats each.
+    pub fn new(tables: usize, size: usize, floats: impl Fn(usize, usize) -> usize) -> Self {
         let mut starts = vec![0];
         let mut end = 0;
         for peer in 0..size {

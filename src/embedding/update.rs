@@ -3,32 +3,51 @@
 use super::embeddings::{Bag, Embeddings};
 use super::exchange::{Layout, TableRoute};
 use super::lookup::Lookup;
+use super::row_gradients::RowGradients;
 use super::spec::{BagKind, Mode};
 use crate::comm::Communicator;
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 
+/// One loss's gradient of what a lookup gave, on this rank.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchGradient<'a> {
+    /// Of [`Lookup::pooled`].
+    pub pooled: &'a [f32],
+    /// Of the values of each of [`Lookup::sequences`].
+    pub sequences: &'a [Vec<f32>],
+}
+
 impl Embeddings {
-    /// Trains the rows of a training lookup: `d_pooled` is the gradient of [`Lookup::pooled`],
-    /// `d_sequences` those of the sequences' values. Each distinct row of the *global* batch is updated once,
-    /// with the sum of its gradients over all ranks. Then tables are cut to their limits. Collective.
+    /// Brings the gradients of a training lookup's rows to their owners: of one loss, or of each of several tasks. The
+    /// gradient of each distinct row of the *global* batch is the sum of its gradients over all ranks. Collective.
     ///
     /// # Errors
     /// A lookup that was made for evaluation, or before rows were dropped; a failed exchange.
-    pub fn update(
+    pub fn collect(
         &mut self,
         comm: &dyn Communicator,
         lookup: Lookup,
-        d_pooled: &[f32],
-        d_sequences: &[Vec<f32>],
-        lr_factor: f64,
-    ) -> Result<()> {
-        let step = self.check_update(&lookup, d_pooled, d_sequences)?;
+        gradients: &[BatchGradient],
+    ) -> Result<RowGradients> {
+        let step = self.check_update(&lookup, gradients)?;
         let mut routes = lookup.routes;
-        self.unpool(&mut routes, d_pooled, d_sequences);
+        self.unpool(&mut routes, gradients);
         if self.size > 1 && !self.tables.is_empty() {
-            self.return_gradients(comm, &mut routes)?;
+            match gradients.len() {
+                1 => self.return_gradients(comm, &mut routes)?,
+                tasks => self.return_task_gradients(comm, &mut routes, tasks)?,
+            }
         }
+        Ok(RowGradients::new(routes, &self.dims, gradients.len(), step))
+    }
+
+    /// Trains each row once with its gradient. Then tables are cut to their limits.
+    ///
+    /// # Errors
+    /// Gradients that were collected before rows were dropped, or that are still apart by task.
+    pub fn apply(&mut self, gradients: RowGradients, lr_factor: f64) -> Result<()> {
+        let (routes, step) = gradients.into_routes()?;
         let evicted = self
             .tables
             .par_iter_mut()
@@ -43,7 +62,22 @@ impl Embeddings {
         Ok(())
     }
 
-    fn check_update(&self, lookup: &Lookup, d_pooled: &[f32], d_sequences: &[Vec<f32>]) -> Result<u64> {
+    /// [`Embeddings::collect`] of one loss, and [`Embeddings::apply`].
+    ///
+    /// # Errors
+    /// As those.
+    pub fn update(
+        &mut self,
+        comm: &dyn Communicator,
+        lookup: Lookup,
+        gradient: BatchGradient,
+        lr_factor: f64,
+    ) -> Result<()> {
+        let gradients = self.collect(comm, lookup, &[gradient])?;
+        self.apply(gradients, lr_factor)
+    }
+
+    fn check_update(&self, lookup: &Lookup, gradients: &[BatchGradient]) -> Result<u64> {
         let Mode::Train { step } = lookup.mode else {
             return Err(Error::internal("an update from an evaluation lookup"));
         };
@@ -51,26 +85,33 @@ impl Embeddings {
             return Err(Error::internal("an update from a lookup that is older than the last eviction or import"));
         }
         let floats = |bag: &Bag, max_len: usize| lookup.batch_rows * max_len * self.dims[bag.spec.table];
-        let fits = d_pooled.len() == lookup.batch_rows * self.pooled_width
-            && d_sequences.len() == self.sequence_bags().count()
-            && self.sequence_bags().zip(d_sequences).all(|((bag, max_len), d)| d.len() == floats(bag, max_len));
-        if fits { Ok(step) } else { Err(Error::internal("embedding gradients do not fit the lookup")) }
+        let fits = |BatchGradient { pooled, sequences }: &BatchGradient| {
+            pooled.len() == lookup.batch_rows * self.pooled_width
+                && sequences.len() == self.sequence_bags().count()
+                && self.sequence_bags().zip(*sequences).all(|((bag, max_len), d)| d.len() == floats(bag, max_len))
+        };
+        let fit = !gradients.is_empty() && gradients.iter().all(fits);
+        if fit { Ok(step) } else { Err(Error::internal("embedding gradients do not fit the lookup")) }
     }
 
-    /// Fills `rows` of each route with the gradients of this rank's distinct rows.
-    fn unpool(&self, routes: &mut [TableRoute], d_pooled: &[f32], d_sequences: &[Vec<f32>]) {
+    /// Fills `rows` of each route with the gradients of this rank's distinct rows, one task after the other.
+    fn unpool(&self, routes: &mut [TableRoute], gradients: &[BatchGradient]) {
         routes.par_iter_mut().zip(&self.bags_of).enumerate().for_each(|(t, (route, of_table))| {
             let dim = self.dims[t];
             let TableRoute { ids, bags, rows, .. } = route;
             rows.clear();
-            rows.resize(ids.len() * dim, 0.0);
-            for (bag_route, &bag) in bags.iter().zip(of_table) {
-                let bag = &self.bags[bag];
-                match bag.spec.kind {
-                    BagKind::Pooled(pool) => {
-                        bag_route.unpool(pool, d_pooled, (bag.start, self.pooled_width), dim, rows);
+            rows.resize(gradients.len() * ids.len() * dim, 0.0);
+            for (rows, gradient) in rows.chunks_exact_mut((ids.len() * dim).max(1)).zip(gradients) {
+                for (bag_route, &bag) in bags.iter().zip(of_table) {
+                    let bag = &self.bags[bag];
+                    match bag.spec.kind {
+                        BagKind::Pooled(pool) => {
+                            bag_route.unpool(pool, gradient.pooled, (bag.start, self.pooled_width), dim, rows);
+                        }
+                        BagKind::Sequence { max_len } => {
+                            bag_route.roll(&gradient.sequences[bag.start], dim, max_len, rows);
+                        }
                     }
-                    BagKind::Sequence { max_len } => bag_route.roll(&d_sequences[bag.start], dim, max_len, rows),
                 }
             }
         });

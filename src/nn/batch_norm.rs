@@ -13,7 +13,7 @@
 use super::activation::Activation;
 use super::floats::{self, Floats, slice};
 use super::params::Buffer;
-use super::{AllSum, Builder, Context, Init, parallel};
+use super::{AllSum, Builder, Context, Graph, Init, parallel};
 use candle_core::{CpuStorage, CustomOp3, Error, Layout, Shape, Tensor};
 use send_wrapper::SendWrapper;
 use std::rc::Rc;
@@ -60,7 +60,10 @@ impl BatchNorm {
     fn of_batch(&self, x: &Tensor, context: &Context) -> crate::Result<Op> {
         let present: Rc<[f32]> = Floats::of(&context.present.contiguous()?)?.to_vec().into();
         let moments = Moments::of_batch(x, &present, &**context.all_sum)?;
-        self.update_running(&moments)?;
+        // Without a way back it is a second look at a batch, which must not count twice.
+        if !matches!(context.graph, Graph::None) {
+            self.update_running(&moments)?;
+        }
         let coupling = Coupling {
             rows: moments.rows,
             present: present.to_vec(),

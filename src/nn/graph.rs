@@ -9,6 +9,10 @@
 //! every operation: a third of a step's memory traffic. On the tape a first gradient is kept as it is, and later
 //! ones are added in place. The operations are the same ones, so either graph gives the other's gradients.
 
+mod trunk;
+
+pub use trunk::Trunk;
+
 use super::floats;
 use super::input_gradient::{InputGradient, Part};
 use super::parallel;
@@ -150,7 +154,27 @@ impl Graph {
         match self {
             Self::None => Err(Error::internal("a backward pass without a graph")),
             Self::Candle => Ok(Pass { grads: backward_from(outputs)?, ..Pass::default() }),
-            Self::Tape(tape) => tape.borrow().backward(outputs),
+            Self::Tape(tape) => tape.borrow().backward(outputs, |_| true),
+        }
+    }
+
+    /// Parts what was written down by the tasks whose `outputs` it leads to.
+    ///
+    /// # Errors
+    /// On candle's graph, which cannot be parted.
+    pub fn trunk(&self, outputs: &[&Tensor]) -> Result<Trunk> {
+        match self {
+            Self::Tape(tape) => Ok(tape.borrow().trunk(outputs)),
+            _ => Err(Error::internal("only a tape can be parted into heads and trunk")),
+        }
+    }
+
+    /// Pulls one task's `output` back to where the `trunk` begins: the gradients of its own operations' parameters,
+    /// and of the tensors that the task reads of the trunk ([`Trunk::boundary`]).
+    pub fn backward_head(&self, trunk: &Trunk, output: &Tensor, gradient: Tensor) -> Result<Pass> {
+        match self {
+            Self::Tape(tape) => tape.borrow().backward(&[(output, gradient)], |node| !trunk.holds(node)),
+            _ => Err(Error::internal("a head's backward pass without a tape")),
         }
     }
 
@@ -161,7 +185,7 @@ impl Graph {
         let tape = tape.borrow();
         let Some(Input { source, .. }) = &tape.input else { return Ok(GradStore::default()) };
         let dx = InputGradient::weighted_sum(passes, source.dims())?;
-        Ok(tape.backward(&[(source, dx)])?.grads)
+        Ok(tape.backward(&[(source, dx)], |_| true)?.grads)
     }
 }
 
@@ -178,13 +202,15 @@ impl Tape {
         }
     }
 
-    fn backward(&self, outputs: &[(&Tensor, Tensor)]) -> Result<Pass> {
+    /// Through those nodes that `goes` names by their number. Gradients that arrive at another node's output are left
+    /// there.
+    fn backward(&self, outputs: &[(&Tensor, Tensor)], goes: impl Fn(usize) -> bool) -> Result<Pass> {
         let mut pass = Pass::default();
         for (output, gradient) in outputs {
             check_shape(output, gradient)?;
             add(&mut pass.grads, output, gradient.clone())?;
         }
-        for node in self.nodes.iter().rev() {
+        for (_, node) in self.nodes.iter().enumerate().rev().filter(|(index, _)| goes(*index)) {
             let Some(dy) = pass.grads.remove(&node.output) else { continue };
             let gradients = node.op.backward(&node.inputs, &node.output, &dy, &mut pass)?;
             for (x, dx) in node.inputs.iter().zip(gradients) {

@@ -47,7 +47,7 @@ pub use columns::{add, columns, concat};
 pub use context::{AllSum, Context, Kernels};
 pub use dropout::Dropout;
 pub use gemm::Precision;
-pub use graph::{Graph, Pass, Tape};
+pub use graph::{Graph, Pass, Tape, Trunk};
 pub use input_gradient::{InputGradient, weighted_sum};
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;

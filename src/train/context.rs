@@ -22,6 +22,8 @@ impl AllSum for RankSum {
 pub enum Kind {
     /// A step, with a way back.
     Train(Kernels, Precision),
+    /// Another look at the batch of a step, without a way back.
+    Look(Kernels, Precision),
     /// Predictions: always in f32, so that they are what an exported model gives.
     Infer(Kernels),
 }
@@ -30,13 +32,13 @@ pub enum Kind {
 pub fn context(comm: &Comm, batch: &Batch, kind: Kind, seed: u64, step: u64) -> Result<Context> {
     let present: Vec<f32> = batch.present.iter().map(|&p| f32::from(u8::from(p))).collect();
     let (train, kernels, precision) = match kind {
-        Kind::Train(kernels, precision) => (true, kernels, precision),
+        Kind::Train(kernels, precision) | Kind::Look(kernels, precision) => (true, kernels, precision),
         Kind::Infer(kernels) => (false, kernels, Precision::F32),
     };
-    let graph = match (train, kernels) {
-        (false, _) => Graph::None,
-        (true, Kernels::Fused) => Graph::tape(),
-        (true, Kernels::Reference) => Graph::Candle,
+    let graph = match kind {
+        Kind::Train(Kernels::Fused, _) => Graph::tape(),
+        Kind::Train(Kernels::Reference, _) => Graph::Candle,
+        Kind::Look(..) | Kind::Infer(_) => Graph::None,
     };
     Ok(Context {
         train,

@@ -2,7 +2,7 @@
 //! parameters are gathered. See [`Layout`] for the picture.
 
 use super::layout::Layout;
-use crate::balance::gram;
+use crate::balance::{OnSlices, Signal, Slices, gram};
 use crate::comm::{Communicator, WireFormat, collectives};
 use crate::error::{Error, Result};
 use crate::nn::ParamStore;
@@ -19,8 +19,10 @@ pub struct DensePart {
     updates: u64,
     /// This rank's slice of the parameters: `layout.slice()` floats.
     params: Vec<f32>,
-    /// One vector of `layout.slice()` floats per moment.
+    /// One vector of `layout.slice()` floats per moment of the optimizer, then one per vector that the balancing method
+    /// keeps (which uses the shared part only).
     moments: Vec<Vec<f32>>,
+    moment_names: Vec<String>,
     buffers: Buffers,
 }
 
@@ -49,18 +51,22 @@ pub struct Reduced {
 }
 
 impl DensePart {
-    /// Takes over the parameters of `store`; `shared[i]` says that two or more losses reach parameter i.
+    /// Takes over the parameters of `store`; `shared[i]` says that two or more losses reach parameter i. `kept` names the
+    /// vectors that the balancing method keeps.
     pub fn new(
         store: &ParamStore,
         shared: &[bool],
         optimizer: Box<dyn DenseOptimizer>,
+        kept: &[String],
         clip_norm: Option<f64>,
         wire: WireFormat,
         comm: &dyn Communicator,
     ) -> Result<Self> {
         let lens: Vec<usize> = store.vars().iter().map(|v| v.elem_count()).collect();
         let layout = Layout::new(&lens, shared, comm.size());
-        let moments = vec![vec![0.0; layout.slice()]; optimizer.slot_names().len()];
+        let own = optimizer.slot_names().iter().map(ToString::to_string);
+        let moment_names: Vec<String> = own.chain(kept.iter().map(|name| format!("balance.{name}"))).collect();
+        let moments = vec![vec![0.0; layout.slice()]; moment_names.len()];
         let mut part = Self {
             layout,
             optimizer,
@@ -69,6 +75,7 @@ impl DensePart {
             updates: 0,
             params: Vec::new(),
             moments,
+            moment_names,
             buffers: Buffers::default(),
         };
         part.params = part.slice_of(comm.rank(), |index, values| store.read(index, values))?;
@@ -80,9 +87,9 @@ impl DensePart {
         self.updates
     }
 
-    /// Names of the optimizer's moments.
-    pub fn moment_names(&self) -> &'static [&'static str] {
-        self.optimizer.slot_names()
+    /// Names of the optimizer's moments, and of what the balancing method keeps.
+    pub fn moment_names(&self) -> &[String] {
+        &self.moment_names
     }
 
     /// Floats of the parameters that two or more losses reach.
@@ -103,11 +110,20 @@ impl DensePart {
         block.resize(self.layout.block(rows), 0.0);
     }
 
-    /// Adds the gradients of one backward pass: shared parameters to row `row` of `rows`, own ones as they are.
-    pub fn put(&mut self, store: &ParamStore, grads: &GradStore, row: usize, rows: usize) -> Result<()> {
-        for index in 0..self.layout.parameters() {
+    /// Adds the gradients of one backward pass: `weights.0` times those of shared parameters to row `row` of `rows`, and
+    /// `weights.1` times those of the tasks' own parameters.
+    pub fn put(
+        &mut self,
+        store: &ParamStore,
+        grads: &GradStore,
+        (row, rows): (usize, usize),
+        weights: (f64, f64),
+    ) -> Result<()> {
+        let Self { layout, buffers, .. } = self;
+        for index in 0..layout.parameters() {
+            let weight = if layout.is_shared(index) { weights.0 } else { weights.1 };
             store.with_gradient(grads, index, |gradient| {
-                self.layout.scatter(index, row, rows, gradient, &mut self.buffers.send);
+                layout.accumulate(index, (row, rows), weight as f32, gradient, &mut buffers.send);
             })?;
         }
         Ok(())
@@ -124,44 +140,77 @@ impl DensePart {
         Ok(Reduced { gram: sums, own_square })
     }
 
-    /// Moves the slice along Σ `weights[k]` g_k (own parameters along their own gradient), gathers all
-    /// slices, and loads them into `store`. Returns the global norm of the direction before clipping.
+    /// Turns the summed gradients into the update direction Σ `weights[k]` g_k; own parameters go along their own
+    /// gradient. Returns its global norm.
+    pub fn combine(&mut self, reduced: &Reduced, weights: &[f64]) -> f64 {
+        let (slice, mut direction) = self.zero_direction();
+        let rows = self.buffers.block[..weights.len() * slice].chunks_exact(slice.max(1));
+        for (row, &weight) in rows.zip(weights) {
+            let weight = weight as f32;
+            direction.iter_mut().zip(row).for_each(|(d, &g)| *d += weight * g);
+        }
+        self.buffers.direction = direction;
+        (gram::quadratic(&reduced.gram, weights) + reduced.own_square).max(0.0).sqrt()
+    }
+
+    /// [`DensePart::combine`] by a method that works on the slices of the gradients: returns the weights that stand for
+    /// it elsewhere, and the norm.
+    pub fn combine_by(
+        &mut self,
+        comm: &dyn Communicator,
+        method: &mut dyn OnSlices,
+        signal: &Signal,
+        reduced: &Reduced,
+    ) -> Result<(Vec<f64>, f64)> {
+        let (slice, mut direction) = self.zero_direction();
+        let tensors = self.layout.shared_tensors(comm.rank());
+        let tasks = signal.present.len();
+        let gradients = &self.buffers.block[..tasks * slice];
+        let slices = Slices { gradients, tasks, tensors: &tensors, tensor_count: self.layout.shared_count() };
+        let kept = &mut self.moments[self.optimizer.slot_names().len()..];
+        let mut slots: Vec<&mut [f32]> = kept.iter_mut().map(|slot| &mut slot[..slice]).collect();
+        let sum = |values: &mut [f64]| collectives::all_reduce_sum(comm, values);
+        let weights = method.direction(signal, &slices, &mut slots, &mut direction, &sum)?;
+        let mut square = gram::partial(&direction, 1);
+        collectives::all_reduce_sum(comm, &mut square)?;
+        self.buffers.direction = direction;
+        Ok((weights, (square.iter().sum::<f64>() + reduced.own_square).sqrt()))
+    }
+
+    /// The direction's buffer, zero and as long as the shared slice.
+    fn zero_direction(&mut self) -> (usize, Vec<f32>) {
+        let slice = self.layout.shared_slice();
+        let mut direction = std::mem::take(&mut self.buffers.direction);
+        direction.clear();
+        direction.resize(slice, 0.0);
+        (slice, direction)
+    }
+
+    /// Moves the slice along the direction, whose global norm is `norm`, gathers all slices, and loads them into
+    /// `store`. `rows` is the number of gradient rows that the direction was made of.
     pub fn apply(
         &mut self,
         comm: &dyn Communicator,
         store: &ParamStore,
-        reduced: &Reduced,
-        weights: &[f64],
+        (rows, norm): (usize, f64),
         lr: f64,
-    ) -> Result<f64> {
-        let norm = (gram::quadratic(&reduced.gram, weights) + reduced.own_square).max(0.0).sqrt();
+    ) -> Result<()> {
         if !norm.is_finite() {
             return Err(Error::numeric("the gradient is not finite")
                 .at("after step", self.updates)
                 .fix("lower the learning rates, set optimizer.clip_norm, or standardize large numeric features")
                 .agreed());
         }
-        let factor = self.clip_norm.map_or(1.0, |limit| clip::factor(norm, limit));
-        self.combine(weights, factor);
-        self.updates += 1;
-        self.optimizer.update(&mut self.params, &self.buffers.direction, &mut self.moments, lr, self.updates);
-        self.publish(comm, store)?;
-        Ok(norm)
-    }
-
-    fn combine(&mut self, weights: &[f64], factor: f64) {
-        let slice = self.layout.shared_slice();
-        let (rows, own) = self.buffers.block.split_at(weights.len() * slice);
-        let direction = &mut self.buffers.direction;
-        direction.clear();
-        direction.resize(slice, 0.0);
-        for (row, &weight) in rows.chunks_exact(slice.max(1)).zip(weights) {
-            let weight = (weight * factor) as f32;
-            for (d, &g) in direction.iter_mut().zip(row) {
-                *d += weight * g;
-            }
+        let Buffers { block, direction, .. } = &mut self.buffers;
+        direction.extend_from_slice(&block[rows * self.layout.shared_slice()..]);
+        let factor = self.clip_norm.map_or(1.0, |limit| clip::factor(norm, limit)) as f32;
+        if factor != 1.0 {
+            direction.iter_mut().for_each(|d| *d *= factor);
         }
-        direction.extend(own.iter().map(|&g| g * factor as f32));
+        self.updates += 1;
+        let moments = &mut self.moments[..self.optimizer.slot_names().len()];
+        self.optimizer.update(&mut self.params, &self.buffers.direction, moments, lr, self.updates);
+        self.publish(comm, store)
     }
 
     /// Gathers all slices and loads them into `store`.
@@ -177,7 +226,7 @@ impl DensePart {
         Ok(())
     }
 
-    /// Every moment of every parameter, gathered from all ranks: `[moment][parameter]`.
+    /// Every moment of every parameter, gathered from all ranks, in the order of [`DensePart::moment_names`]: `[moment][parameter]`.
     pub fn gather_moments(&self, comm: &dyn Communicator, store: &ParamStore) -> Result<Vec<Vec<Vec<f32>>>> {
         let mut gathered = vec![0.0; self.layout.gathered_len()];
         let mut all = Vec::with_capacity(self.moments.len());

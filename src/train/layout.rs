@@ -80,9 +80,16 @@ impl Layout {
         rows * self.shared_slice + self.own_slice
     }
 
-    /// Copies the gradient of parameter `index` into the send buffer of `rows` gradient rows: a shared
-    /// parameter into row `row`, an own one into the single own row.
-    pub fn scatter(&self, index: usize, row: usize, rows: usize, gradient: &[f32], send: &mut [f32]) {
+    /// Adds `weight` times the gradient of parameter `index` to the send buffer of `rows` gradient rows: to row `row`
+    /// if it is shared, else to the single own row.
+    pub fn accumulate(
+        &self,
+        index: usize,
+        (row, rows): (usize, usize),
+        weight: f32,
+        gradient: &[f32],
+        send: &mut [f32],
+    ) {
         debug_assert_eq!(gradient.len(), self.lens[index]);
         let (slice, base) = if self.shared[index] {
             (self.shared_slice, row * self.shared_slice)
@@ -91,8 +98,30 @@ impl Layout {
         };
         for (rank, part, within) in pieces(self.offsets[index]..self.offsets[index] + self.lens[index], slice) {
             let at = rank * self.block(rows) + base + within;
-            send[at..at + part.len()].copy_from_slice(&gradient[part]);
+            let sums = &mut send[at..at + part.len()];
+            sums.iter_mut().zip(&gradient[part]).for_each(|(sum, &g)| *sum += weight * g);
         }
+    }
+
+    /// Whether two or more losses reach parameter `index`.
+    pub fn is_shared(&self, index: usize) -> bool {
+        self.shared[index]
+    }
+
+    /// The parts of `rank`'s slice of the shared part by parameter: its number among the shared ones, and where.
+    pub fn shared_tensors(&self, rank: usize) -> Vec<(usize, Range<usize>)> {
+        let shared = (0..self.parameters()).filter(|&index| self.shared[index]);
+        let parts = shared.enumerate().flat_map(|(number, index)| {
+            let whole = self.offsets[index]..self.offsets[index] + self.lens[index];
+            pieces(whole, self.shared_slice)
+                .map(move |(rank, part, within)| (rank, number, within..within + part.len()))
+        });
+        parts.filter(|(of, ..)| *of == rank).map(|(_, number, range)| (number, range)).collect()
+    }
+
+    /// Number of shared parameters.
+    pub fn shared_count(&self) -> usize {
+        self.shared.iter().filter(|shared| **shared).count()
     }
 
     /// Copies parameter `index` out of the gathered slices of all ranks (`ranks × slice()` floats).
@@ -173,7 +202,9 @@ mod tests {
             for row in 0..rows {
                 for (i, &len) in lens.iter().enumerate() {
                     let tag = if shared[i] { (row + 1) as f32 } else { 9.0 };
-                    layout.scatter(i, row, rows, &vec![tag; len], &mut send);
+                    if row == 0 || shared[i] {
+                        layout.accumulate(i, (row, rows), 1.0, &vec![tag; len], &mut send);
+                    }
                 }
             }
             for block in send.chunks_exact(layout.block(rows).max(1)) {

@@ -16,3 +16,4 @@ pub mod run;
 mod setup;
 pub mod step;
 pub mod trained;
+mod weigh;

@@ -40,10 +40,7 @@ pub struct Context<'a> {
 pub fn save(comm: &dyn Communicator, dir: &CheckpointDir, trainable: &Trainable, context: Context) -> Result<()> {
     let Context { job, statistics, data, position } = context;
     let names = trainable.dense.moment_names();
-    let dense = DenseState {
-        names: names.iter().map(ToString::to_string).collect(),
-        moments: trainable.dense.gather_moments(comm, &trainable.store)?,
-    };
+    let dense = DenseState { names: names.to_vec(), moments: trainable.dense.gather_moments(comm, &trainable.store)? };
     let internal = |e: &dyn std::fmt::Display| Error::internal(format!("the manifest cannot be written: {e}"));
     let store = &trainable.store;
     let manifest = Manifest {
@@ -56,7 +53,7 @@ pub fn save(comm: &dyn Communicator, dir: &CheckpointDir, trainable: &Trainable,
         job: to_yaml(job)?,
         data,
         statistics: serde_json::to_value(statistics).map_err(|e| internal(&e))?,
-        balance: trainable.balancer.state(),
+        balance: trainable.balance.method.state(),
         parameters: store
             .names()
             .iter()
@@ -85,18 +82,18 @@ fn table_entries(trainable: &Trainable) -> Vec<TableEntry> {
 pub fn restore(comm: &dyn Communicator, path: &Path, manifest: &Manifest, trainable: &mut Trainable) -> Result<()> {
     let dense = load_dense(path, manifest, &trainable.store)?;
     let expected = trainable.dense.moment_names();
-    if !dense.names.iter().map(String::as_str).eq(expected.iter().copied()) {
+    if dense.names != expected {
         return Err(Error::checkpoint(format!(
-            "the checkpoint has the optimizer moments [{}], the job's optimizer has [{}]",
+            "the checkpoint has the moments [{}], the job's optimizer and balancing method have [{}]",
             dense.names.join(", "),
             expected.join(", ")
         ))
         .at("path", path.display())
-        .fix("keep optimizer.dense as it was, or train anew in another --run-dir"));
+        .fix("keep optimizer.dense and balance as they were, or train anew in another --run-dir"));
     }
     check_tables(path, manifest, trainable)?;
     trainable.dense.restore(&trainable.store, &dense.moments, manifest.optimizer.0, comm)?;
-    trainable.balancer.restore(&manifest.balance)?;
+    trainable.balance.method.restore(&manifest.balance)?;
     load_tables(path, manifest, &mut trainable.embeddings)
 }
 

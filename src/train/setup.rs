@@ -3,6 +3,7 @@
 use super::dense::DensePart;
 use super::losses::TaskSpec;
 use super::step::Trainable;
+use crate::balance::{self, Balance, Scope};
 use crate::comm::Comm;
 use crate::config::job::{Feature, Job, Pooling, TaskKind};
 use crate::data::schema::{IdFeature, Schema};
@@ -10,7 +11,7 @@ use crate::embedding::{BagKind, BagSpec, Embeddings, Pool, TableSpec};
 use crate::error::{Error, Result};
 use crate::model::{self, Field, Input, InputSpec, Model, Sequence, SequenceSpec};
 use crate::nn::{Context, Graph, Kernels, Loss, ParamStore, Pass, Precision};
-use crate::{balance, optim};
+use crate::optim;
 use candle_core::{Device, Tensor};
 use send_wrapper::SendWrapper;
 use std::rc::Rc;
@@ -27,15 +28,28 @@ pub fn build(comm: &Comm, job: &mut Job, schema: &Schema) -> Result<Trainable> {
     let model = model::build(&mut job.model, &spec, &mut store)?;
     let shared = shared_parameters(model.as_ref(), &spec, &store)?;
     let optimizer = optim::build(&mut job.optimizer.dense)?;
-    let dense = DensePart::new(&store, &shared, optimizer, job.optimizer.clip_norm, job.wire, comm.as_ref())?;
-    let balancer = balance::build(&mut job.balance, tasks.len())?;
+    let mut balance = balance::build(&mut job.balance, tasks.len())?;
+    check_kernels(&balance, job.kernels)?;
+    let kept = balance.method.on_slices().map(|method| method.slots()).unwrap_or_default();
+    let clip_norm = job.optimizer.clip_norm;
+    let dense = DensePart::new(&store, &shared, optimizer, &kept, clip_norm, job.wire, comm.as_ref())?;
     let embeddings = Embeddings::new(tables, bags, job.checkpoint.buckets, job.seed, comm.rank(), comm.size())?;
     let mut embeddings = embeddings.with_wire(job.wire);
     if let Some(limit) = job.memory_limit {
         embeddings = embeddings.with_memory_limit(limit.0);
     }
     let Job { seed, kernels, precision, .. } = *job;
-    Ok(Trainable { embeddings, store, model, spec, tasks, dense, balancer, seed, kernels, precision })
+    Ok(Trainable { embeddings, store, model, spec, tasks, dense, balance, seed, kernels, precision })
+}
+
+/// Heads can be told from the trunk only on tandem's own tape.
+fn check_kernels(balance: &Balance, kernels: Kernels) -> Result<()> {
+    if balance.scope == Some(Scope::Representation) && kernels == Kernels::Reference {
+        return Err(Error::job("`scope: representation` needs the fused kernels")
+            .at("key", "balance.scope")
+            .fix("use `kernels: fused`, or `scope: shared` to compare with the reference kernels"));
+    }
+    Ok(())
 }
 
 fn task_specs(job: &Job) -> Vec<TaskSpec> {

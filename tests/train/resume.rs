@@ -142,10 +142,8 @@ fn save_again(original: &Path, run_dir: &Path, ranks: usize) {
     let results = threads::run(ranks, QUIET, |comm| {
         let trainable = Trained::load(&comm, original)?.trainable;
         let (dense, store) = (&trainable.dense, &trainable.store);
-        let dense = DenseState {
-            names: dense.moment_names().iter().map(ToString::to_string).collect(),
-            moments: dense.gather_moments(comm.as_ref(), store)?,
-        };
+        let dense =
+            DenseState { names: dense.moment_names().to_vec(), moments: dense.gather_moments(comm.as_ref(), store)? };
         let manifest = Manifest::read(original)?;
         let snapshot = Snapshot { manifest, store, dense: &dense, embeddings: &trainable.embeddings };
         checkpoint::save(comm.as_ref(), &CheckpointDir::of_run(run_dir), snapshot)

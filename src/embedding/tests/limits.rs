@@ -17,7 +17,7 @@ fn see(embeddings: &mut Embeddings, comm: &dyn Communicator, step: u64, ids: &[u
     let rows: Vec<Vec<u64>> = ids.iter().map(|&id| vec![id]).collect();
     let lookup = embeddings.lookup(comm, &[column(&rows)], rows.len(), Mode::Train { step })?;
     let pooled = lookup.pooled.clone();
-    embeddings.update(comm, lookup, &vec![1.0; rows.len() * 2], &[], 1.0)?;
+    embeddings.update(comm, lookup, BatchGradient { pooled: &vec![1.0; rows.len() * 2], sequences: &[] }, 1.0)?;
     Ok(pooled)
 }
 
@@ -149,7 +149,8 @@ fn evaluation_changes_nothing_and_reads_unknown_ids_as_zeros() {
             // Id 3 is waiting if this is its only sight; with several ranks each saw it once.
             assert_eq!(lookup.pooled[2..4].iter().all(|&x| x == 0.0), size == 1);
             assert_eq!(lookup.pooled[4..8], [0.0; 4]);
-            let refused = embeddings.update(comm, lookup, &[0.0; 10], &[], 1.0).unwrap_err();
+            let refused =
+                embeddings.update(comm, lookup, BatchGradient { pooled: &[0.0; 10], sequences: &[] }, 1.0).unwrap_err();
             assert!(refused.to_string().contains("evaluation"));
         });
     }
@@ -161,8 +162,8 @@ fn a_lookup_from_before_an_eviction_is_refused() {
     let ids = column(&[(0..100).collect()]);
     let early = embeddings.lookup(&Solo, std::slice::from_ref(&ids), 1, Mode::Train { step: 0 }).unwrap();
     let lookup = embeddings.lookup(&Solo, &[ids], 1, Mode::Train { step: 1 }).unwrap();
-    embeddings.update(&Solo, lookup, &[0.0; 2], &[], 1.0).unwrap();
-    assert!(embeddings.update(&Solo, early, &[0.0; 2], &[], 1.0).is_err());
+    embeddings.update(&Solo, lookup, BatchGradient { pooled: &[0.0; 2], sequences: &[] }, 1.0).unwrap();
+    assert!(embeddings.update(&Solo, early, BatchGradient { pooled: &[0.0; 2], sequences: &[] }, 1.0).is_err());
 }
 
 #[test]
@@ -204,14 +205,16 @@ fn nothing_at_all_is_fine() {
             let mut none = Embeddings::new(vec![], vec![], BUCKETS, SEED, comm.rank(), comm.size()).unwrap();
             let lookup = none.lookup(comm, &[], 3, Mode::Train { step: 0 }).unwrap();
             assert!(lookup.pooled.is_empty());
-            none.update(comm, lookup, &[], &[], 1.0).unwrap();
+            none.update(comm, lookup, BatchGradient { pooled: &[], sequences: &[] }, 1.0).unwrap();
 
             let mut embeddings = build("{}", SGD, comm);
             let ids = vec![column(&[vec![], vec![]]); 4];
             let lookup = embeddings.lookup(comm, &ids, 2, Mode::Train { step: 0 }).unwrap();
             assert_eq!(lookup.pooled, [0.0; 16]);
             assert_eq!(lookup.sequences[0].mask, [0.0; 6]);
-            embeddings.update(comm, lookup, &[1.0; 16], &[vec![1.0; 12]], 1.0).unwrap();
+            embeddings
+                .update(comm, lookup, BatchGradient { pooled: &[1.0; 16], sequences: &[vec![1.0; 12]] }, 1.0)
+                .unwrap();
             let empty = export(&embeddings, 1);
             assert!(empty.ids.is_empty() && empty.bucket_rows.iter().all(|&n| n == 0));
             assert_eq!(empty.bucket_rows.len(), embeddings.owned_buckets().len());
@@ -226,7 +229,7 @@ fn wrong_shapes_and_specs_are_refused() {
     assert!(embeddings.lookup(&Solo, &[], 1, Mode::Evaluate).is_err());
     assert!(embeddings.lookup(&Solo, &[column(&[vec![1]])], 2, Mode::Evaluate).is_err());
     let lookup = embeddings.lookup(&Solo, &[column(&[vec![1]])], 1, Mode::Train { step: 0 }).unwrap();
-    assert!(embeddings.update(&Solo, lookup, &[0.0; 3], &[], 1.0).is_err());
+    assert!(embeddings.update(&Solo, lookup, BatchGradient { pooled: &[0.0; 3], sequences: &[] }, 1.0).is_err());
     let new = |tables, bags| Embeddings::new(tables, bags, BUCKETS, SEED, 0, 1);
     assert!(new(vec![table("x", 2, "{}", SGD)], vec![bag("f", 1, SUM)]).is_err());
     assert!(new(vec![table("x", 2, "{}", SGD), table("x", 2, "{}", SGD)], vec![]).is_err());

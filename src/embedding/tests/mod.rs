@@ -93,7 +93,9 @@ fn train_step(embeddings: &mut Embeddings, comm: &dyn Communicator, step: u64, v
             d_sequence[i * 6 + element] = gradient(step, 1, row, element, value) as f32;
         }
     }
-    embeddings.update(comm, lookup, &d_pooled, &[d_sequence], factor(step)).unwrap();
+    embeddings
+        .update(comm, lookup, BatchGradient { pooled: &d_pooled, sequences: &[d_sequence] }, factor(step))
+        .unwrap();
 }
 
 /// A schedule.

@@ -84,7 +84,7 @@ fn the_gradient_of_a_row_is_what_differences_say() {
     let n = lookup.pooled.len();
     let d_pooled: Vec<f32> = (0..n).map(|i| c(i) as f32).collect();
     let d_sequence: Vec<f32> = (n..n + ROWS * 6).map(|i| c(i) as f32).collect();
-    embeddings.update(&comm, lookup, &d_pooled, &[d_sequence], 1.0).unwrap();
+    embeddings.update(&comm, lookup, BatchGradient { pooled: &d_pooled, sequences: &[d_sequence] }, 1.0).unwrap();
 
     for table in 0..2 {
         // SGD with lr 1 moves each value by minus its gradient.

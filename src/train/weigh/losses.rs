@@ -1,0 +1,26 @@
+//! Methods that look at losses only: weights first, then one backward pass of Σ w_k L_k.
+
+use super::{Forward, Parts, Weighed};
+use crate::embedding::Lookup;
+use crate::error::Result;
+use crate::observe::Stage;
+
+pub(super) fn weigh(mut parts: Parts, forward: &Forward, lookup: Lookup) -> Result<Weighed> {
+    let weights = parts.weights(forward, &[])?;
+    let stages = parts.stages;
+    parts.dense.begin(1, parts.comm.size());
+    let leaves = stages.time(Stage::Backward, || {
+        let outputs = forward.output.logits.iter().zip(&forward.losses.cotangents).zip(&weights);
+        let outputs = outputs
+            .map(|((logits, cotangent), &weight)| Ok((logits, (cotangent * weight)?)))
+            .collect::<Result<Vec<_>>>()?;
+        let pass = forward.graph.backward(&outputs)?;
+        parts.dense.put(parts.store, &pass.grads, (0, 1), (1.0, 1.0))?;
+        let at_input = forward.graph.backward_input(&[(1.0, &pass.at_input)])?;
+        forward.leaves.gradients(&[(1.0, &pass.grads), (1.0, &at_input)])
+    })?;
+    let reduced = stages.time(Stage::Reduce, || parts.dense.reduce(parts.comm, 1))?;
+    let norm = stages.time(Stage::Optimizer, || parts.dense.combine(&reduced, &[1.0]));
+    let row_gradients = parts.collect(lookup, &[leaves])?;
+    Ok(Weighed { weights, gram: Vec::new(), norm, rows: 1, row_gradients })
+}
