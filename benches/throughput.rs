@@ -21,11 +21,11 @@ use tandem::data::schema::Purpose;
 use tandem::data::statistics::Statistics;
 use tandem::data::store::{Local, Store};
 use tandem::data::synth;
-use tandem::embedding::Mode;
+use tandem::embedding::{BatchGradient, Mode};
 use tandem::observe::{Stage, Stages};
 use tandem::train::dataset::Dataset;
 use tandem::train::run::Run;
-use tandem::train::step::StepInput;
+use tandem::train::step::{Clock, StepInput};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -229,7 +229,8 @@ fn step_times(comm: &Comm, folder: &Path, balance: &str) -> anyhow::Result<StepT
         }
         let (stages, _) = &clock;
         let batch = stages.time(Stage::DecodeWait, || loader.next())?.context("the epoch is long enough")?;
-        let input = StepInput { batch: &batch, plan: &data.plan, step: step as u64, lr_factor: 1.0, stop: false };
+        let clock = Clock { step: step as u64, steps_per_epoch: 1, total_steps: 1 };
+        let input = StepInput { batch: &batch, plan: &data.plan, clock, lr_factor: 1.0, stop: false };
         run.trainable.step(comm, &input, stages)?;
     }
     let (stages, since) = clock;

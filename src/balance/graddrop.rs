@@ -116,7 +116,15 @@ mod tests {
         let (a, b): (Vec<f32>, Vec<f32>) =
             (0..40).map(|i| (random::unit(1, &[i]) as f32 - 0.5, random::unit(2, &[i]) as f32 - 0.5)).unzip();
         let values = [1.0; 40];
-        let signal = Signal { losses: &[1.0; 2], present: &[true; 2], gram: &[], step: 3, seed: 9 };
+        let signal = Signal {
+            losses: &[1.0; 2],
+            present: &[true; 2],
+            gram: &[],
+            step: 3,
+            steps_per_epoch: 1,
+            total_steps: 9,
+            seed: 9,
+        };
         let run = |rows: std::ops::Range<usize>| {
             let slots: Vec<u32> = rows.clone().map(|row| row as u32).collect();
             let part = rows.start * 4..rows.end * 4;

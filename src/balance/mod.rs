@@ -23,7 +23,9 @@ mod mgda;
 mod moco;
 mod modo;
 mod pcgrad;
+mod pmtrec;
 mod representation;
+mod rows;
 mod scope;
 mod sdmgrad;
 mod slices;
@@ -33,6 +35,7 @@ mod uncertainty;
 mod uniform;
 
 pub use representation::{OnRepresentation, Representation};
+pub use rows::{OnRows, Rows};
 pub use scope::Scope;
 pub use slices::{OnSlices, Slices, Sum};
 
@@ -51,6 +54,8 @@ pub enum Needs {
     Slices,
     /// The gradients of the shared representation, element by element ([`Balancer::on_representation`]).
     Representation,
+    /// The gradients of the tables' rows ([`Balancer::on_rows`]).
+    Rows,
 }
 
 /// The `balance` of a job.
@@ -74,11 +79,20 @@ pub struct Signal<'a> {
     pub gram: &'a [f64],
     /// Steps since the start of training.
     pub step: u64,
+    /// Steps of an epoch, at least 1: what a method does by the epoch is told from it and `step`.
+    pub steps_per_epoch: u64,
+    /// Steps planned in all.
+    pub total_steps: u64,
     /// Seed of the job: random methods draw from `(seed, step)`.
     pub seed: u64,
 }
 
 impl Signal<'_> {
+    /// The share of the training that is done, 0 to 1.
+    fn progress(&self) -> f64 {
+        (self.step as f64 / self.total_steps.max(1) as f64).min(1.0)
+    }
+
     /// Indices of the tasks that take part.
     fn present(&self) -> Vec<usize> {
         (0..self.present.len()).filter(|&k| self.present[k]).collect()
@@ -122,6 +136,7 @@ pub trait Balancer: std::fmt::Debug {
             Needs::Gram => &[Scope::Shared, Scope::Representation, Scope::SharedAndRows],
             Needs::Slices => &[Scope::Shared],
             Needs::Representation => &[Scope::Representation],
+            Needs::Rows => &[Scope::SharedAndRows],
         }
     }
 
@@ -147,6 +162,11 @@ pub trait Balancer: std::fmt::Debug {
 
     /// The method, where it [needs](Needs::Representation) the representation.
     fn on_representation(&self) -> Option<&dyn OnRepresentation> {
+        None
+    }
+
+    /// The method, where it [needs](Needs::Rows) rows.
+    fn on_rows(&mut self) -> Option<&mut dyn OnRows> {
         None
     }
 
@@ -198,6 +218,7 @@ const REGISTRY: &[(&str, Build)] = &[
     ("graddrop", graddrop::build),
     ("sdmgrad", sdmgrad::build),
     ("modo", modo::build),
+    ("pmtrec", pmtrec::build),
 ];
 
 /// Names of all methods.

@@ -85,7 +85,15 @@ mod tests {
 
     #[test]
     fn the_order_is_random_by_step_and_the_same_for_the_same_step() {
-        let signal = |step| Signal { losses: &[0.0; 6], present: &[true; 6], gram: &[], step, seed: 3 };
+        let signal = |step| Signal {
+            losses: &[0.0; 6],
+            present: &[true; 6],
+            gram: &[],
+            step,
+            steps_per_epoch: 1,
+            total_steps: 1,
+            seed: 3,
+        };
         let orders: Vec<_> = (0..20).map(|step| order(&signal(step), &[0, 1, 2, 3, 4, 5], 2)).collect();
         assert!(orders.iter().any(|o| *o != orders[0]));
         assert_eq!(orders[7], order(&signal(7), &[0, 1, 2, 3, 4, 5], 2));

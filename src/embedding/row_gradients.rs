@@ -46,23 +46,26 @@ impl RowGradients {
         tables.map(|route| route.rows.chunks_exact((route.rows.len() / self.tasks).max(1)).collect()).collect()
     }
 
-    /// Replaces the tasks' gradients of every row by one, which `combine` makes of a table's.
+    /// Replaces the tasks' gradients of every row by one, which `combine` makes of those of all tables.
     ///
     /// # Errors
     /// What `combine` answers, or values of another length than one task's.
-    pub fn combine(&mut self, mut combine: impl FnMut(usize, TableGradients) -> Result<()>) -> Result<()> {
-        for (table, (route, &dim)) in self.routes.iter_mut().zip(&self.dims).enumerate() {
-            let expected = route.rows.len() / self.tasks;
-            combine(table, TableGradients { dim, values: &mut route.rows })?;
-            if route.rows.len() != expected {
-                return Err(Error::internal("combined row gradients do not fit their table"));
-            }
+    pub fn combine<T>(&mut self, combine: impl FnOnce(Vec<TableGradients>) -> Result<T>) -> Result<T> {
+        let expected: Vec<usize> = self.routes.iter().map(|route| route.rows.len() / self.tasks).collect();
+        let tables = self.routes.iter_mut().zip(&self.dims);
+        let tables = tables.map(|(route, &dim)| TableGradients { dim, values: &mut route.rows }).collect();
+        let answer = combine(tables)?;
+        if !self.routes.iter().map(|route| route.rows.len()).eq(expected) {
+            return Err(Error::internal("combined row gradients do not fit their table"));
         }
         self.tasks = 1;
-        Ok(())
+        Ok(answer)
     }
 
     /// [`RowGradients::combine`] by Σ `weights[k]` · (gradient of task k).
+    ///
+    /// # Errors
+    /// Another number of weights than tasks.
     pub fn weigh(&mut self, weights: &[f64]) -> Result<()> {
         if weights.len() != self.tasks {
             return Err(Error::internal(format!(
@@ -71,14 +74,8 @@ impl RowGradients {
                 self.tasks
             )));
         }
-        self.combine(|_, TableGradients { values, .. }| {
-            let len = values.len() / weights.len();
-            let (sum, rest) = values.split_at_mut(len);
-            sum.iter_mut().for_each(|value| *value *= weights[0] as f32);
-            for (values, &weight) in rest.chunks_exact(len.max(1)).zip(&weights[1..]) {
-                sum.iter_mut().zip(values).for_each(|(sum, &value)| *sum += weight as f32 * value);
-            }
-            values.truncate(len);
+        self.combine(|tables| {
+            tables.into_iter().for_each(|table| weigh_table(table.values, weights));
             Ok(())
         })
     }
@@ -89,6 +86,17 @@ impl RowGradients {
             tasks => Err(Error::internal(format!("row gradients of {tasks} tasks that were not combined"))),
         }
     }
+}
+
+/// Leaves Σ `weights[k]` · (block k).
+fn weigh_table(values: &mut Vec<f32>, weights: &[f64]) {
+    let len = values.len() / weights.len();
+    let (sum, rest) = values.split_at_mut(len);
+    sum.iter_mut().for_each(|value| *value *= weights[0] as f32);
+    for (values, &weight) in rest.chunks_exact(len.max(1)).zip(&weights[1..]) {
+        sum.iter_mut().zip(values).for_each(|(sum, &value)| *sum += weight as f32 * value);
+    }
+    values.truncate(len);
 }
 
 fn clear_unadmitted(route: &mut TableRoute, dim: usize) {

@@ -5,7 +5,7 @@ use super::events::{End, Evaluation, Notice, Observer, Saved, Start, Step};
 use super::goal::Goal;
 use super::persist;
 use super::setup;
-use super::step::{StepInput, StepReport, Trainable};
+use super::step::{Clock, StepInput, StepReport, Trainable};
 use super::trained::Trained;
 use crate::checkpoint::{CheckpointDir, Manifest, Progress};
 use crate::comm::{Comm, collectives};
@@ -204,7 +204,8 @@ impl Run {
         observer: &mut dyn Observer,
     ) -> Result<StepReport> {
         let lr_factor = self.schedule.factor(self.step, self.total_steps);
-        let input = StepInput { batch, plan: &self.train.plan, step: self.step, lr_factor, stop };
+        let clock = Clock { step: self.step, steps_per_epoch: self.layout.steps(), total_steps: self.total_steps };
+        let input = StepInput { batch, plan: &self.train.plan, clock, lr_factor, stop };
         let report = self.trainable.step(&self.comm, &input, &self.stages)?;
         let rows = self.layout.rows_in_step(self.cursor.taken);
         meter.rows += rows;

@@ -16,6 +16,8 @@ use super::context::{Kind, context};
 use super::dense::DensePart;
 use super::leaves::Leaves;
 use super::losses::{self, Losses, TaskSpec};
+pub use super::weigh::Clock;
+
 use super::weigh::{self, Forward, Parts, Weighed};
 use crate::balance::Balance;
 use crate::comm::Comm;
@@ -58,8 +60,8 @@ pub struct StepInput<'a> {
     pub batch: &'a Batch,
     /// Where they come from, for messages.
     pub plan: &'a Plan,
-    /// Steps taken before this one.
-    pub step: u64,
+    /// Where the run stands.
+    pub clock: Clock,
     /// Learning-rate factor of the schedule.
     pub lr_factor: f64,
     /// This rank's wish to stop after this step.
@@ -86,7 +88,8 @@ pub struct StepReport {
 impl Trainable {
     /// Takes one step. Collective.
     pub fn step(&mut self, comm: &Comm, input: &StepInput, stages: &Stages) -> Result<StepReport> {
-        let &StepInput { batch, plan, step, lr_factor, stop } = input;
+        let &StepInput { batch, plan, clock, lr_factor, stop } = input;
+        let step = clock.step;
         let mut lookup = stages.time(Stage::Exchange, || {
             self.embeddings.lookup(comm.as_ref(), &batch.ids, batch.rows, Mode::Train { step })
         })?;
@@ -96,7 +99,8 @@ impl Trainable {
         let losses = stages
             .time(Stage::Forward, || losses::compute(comm.as_ref(), &self.tasks, &output.logits, batch, plan, stop))
             .map_err(|error| error.at("after step", step))?;
-        let forward = Forward { graph: &context.graph, leaves: &leaves, output: &output, losses: &losses, batch, step };
+        let forward =
+            Forward { graph: &context.graph, leaves: &leaves, output: &output, losses: &losses, batch, clock };
         let Self { dense, embeddings, store, balance, seed, .. } = self;
         let parts = Parts { dense, embeddings, store, balance, seed: *seed, comm: comm.as_ref(), stages };
         let Weighed { weights, gram, norm, rows, row_gradients } = weigh::weigh(parts, &forward, lookup)?;
@@ -115,7 +119,7 @@ impl Trainable {
 
     /// The losses of the same batch after the step, for methods that compare the two.
     fn look_again(&mut self, comm: &Comm, input: &StepInput) -> Result<Losses> {
-        let &StepInput { batch, plan, step, .. } = input;
+        let &StepInput { batch, plan, clock: Clock { step, .. }, .. } = input;
         let mut lookup = self.embeddings.lookup(comm.as_ref(), &batch.ids, batch.rows, Mode::Evaluate)?;
         let leaves = Leaves::new(batch, &mut lookup, &self.spec)?;
         let context = context(comm, batch, Kind::Look(self.kernels, self.precision), self.seed, step)?;

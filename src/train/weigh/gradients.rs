@@ -2,9 +2,9 @@
 //! then weights from the Gram matrix of the global gradients, or from the gradients themselves.
 
 use super::{Forward, Parts, Weighed, signal};
-use crate::balance::{Scope, gram};
-use crate::comm::collectives;
-use crate::embedding::{Lookup, RowGradients};
+use crate::balance::{OnRows, Rows, Scope, Signal, gram};
+use crate::comm::{Communicator, collectives};
+use crate::embedding::{Lookup, RowGradients, TableGradients};
 use crate::error::Result;
 use crate::nn::Pass;
 use crate::observe::Stage;
@@ -113,10 +113,33 @@ fn with_rows(
     let mut gram = gram_of_rows(&row_gradients);
     parts.stages.time(Stage::Reduce, || collectives::all_reduce_sum(parts.comm, &mut gram))?;
     gram.iter_mut().zip(&reduced.gram).for_each(|(rows, dense)| *rows += dense);
-    let weights = parts.weights(forward, &gram)?;
+    let weights = match parts.balance.method.on_rows() {
+        Some(method) => parts.stages.time(Stage::Balance, || {
+            weigh_each_row(method, &signal(forward, &gram, parts.seed), parts.comm, &mut row_gradients)
+        })?,
+        None => {
+            let weights = parts.weights(forward, &gram)?;
+            row_gradients.weigh(&weights)?;
+            weights
+        }
+    };
     let norm = parts.stages.time(Stage::Optimizer, || parts.dense.combine(&reduced, &weights));
-    row_gradients.weigh(&weights)?;
     Ok(Weighed { rows: weights.len(), weights, gram, norm, row_gradients })
+}
+
+/// Lets the method combine every row's gradients; the weights for the dense parameters.
+fn weigh_each_row(
+    method: &mut dyn OnRows,
+    signal: &Signal,
+    comm: &dyn Communicator,
+    gradients: &mut RowGradients,
+) -> Result<Vec<f64>> {
+    let sum = |values: &mut [f64]| collectives::all_reduce_sum(comm, values);
+    gradients.combine(|tables| {
+        let mut rows: Vec<Rows> =
+            tables.into_iter().map(|TableGradients { dim, values }| Rows { dim, values }).collect();
+        method.combine(signal, &mut rows, &sum)
+    })
 }
 
 /// This rank's share: every row has one owner, so the products add up over ranks.

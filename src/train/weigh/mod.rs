@@ -24,6 +24,17 @@ use crate::model::Output;
 use crate::nn::{Graph, ParamStore};
 use crate::observe::{Stage, Stages};
 
+/// Where a run stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    /// Steps taken before this one.
+    pub step: u64,
+    /// Steps of an epoch.
+    pub steps_per_epoch: u64,
+    /// Steps planned in all.
+    pub total_steps: u64,
+}
+
 /// What the backward passes of a step start from.
 #[derive(Clone, Copy)]
 pub struct Forward<'a> {
@@ -37,8 +48,8 @@ pub struct Forward<'a> {
     pub losses: &'a Losses,
     /// This rank's rows.
     pub batch: &'a Batch,
-    /// Steps taken before this one.
-    pub step: u64,
+    /// Where the run stands.
+    pub clock: Clock,
 }
 
 /// What they give. The update direction of the dense parameters stands in the [`DensePart`].
@@ -102,5 +113,6 @@ impl Parts<'_> {
 
 fn signal<'a>(forward: &Forward<'a>, gram: &'a [f64], seed: u64) -> Signal<'a> {
     let Losses { means, present, .. } = forward.losses;
-    Signal { losses: means, present, gram, step: forward.step, seed }
+    let Clock { step, steps_per_epoch, total_steps } = forward.clock;
+    Signal { losses: means, present, gram, step, steps_per_epoch, total_steps, seed }
 }
