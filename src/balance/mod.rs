@@ -4,19 +4,29 @@
 //! A method is one file with a struct, its options and a line in `REGISTRY`. It computes in float64
 //! from numbers that are the same bits on every rank, so every rank finds the same weights without
 //! another message. For the same reason nothing here calls a library that picks its arithmetic by the
-//! CPU it runs on: ranks may sit on different machines.
+//! CPU it runs on: ranks may sit on different machines. (The exponentials of the C library do: `libm` is used.)
 //!
 //! Rules that all methods keep: a task with no labelled row in the batch (`present` false) has weight 0 and
 //! the others are weighted as if it did not exist; a single task has weight 1; weights are finite for any
 //! positive semi-definite Gram matrix, of any rank and scale.
 
+mod aligned_mtl;
 mod cagrad;
+mod config;
+mod dual_proj;
+mod fairgrad;
+mod fairness;
 pub mod gram;
+mod imtl_g;
 mod mgda;
+mod nash_mtl;
 mod pcgrad;
+mod preference;
 mod solvers;
+mod spectrum;
 mod uncertainty;
 mod uniform;
+mod upgrad;
 
 use crate::config::{Component, unknown_kind};
 use crate::error::{Error, Result};
@@ -113,6 +123,13 @@ const REGISTRY: &[(&str, Build)] = &[
     ("mgda", mgda::build),
     ("pcgrad", pcgrad::build),
     ("cagrad", cagrad::build),
+    ("imtl_g", imtl_g::build),
+    ("nash_mtl", nash_mtl::build),
+    ("fairgrad", fairgrad::build),
+    ("aligned_mtl", aligned_mtl::build),
+    ("upgrad", upgrad::build),
+    ("dual_proj", dual_proj::build),
+    ("config", config::build),
 ];
 
 /// Names of all methods.
@@ -129,6 +146,32 @@ pub fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer
         Some((_, build)) => build(component, tasks),
         None => Err(unknown_kind(KEY, &component.kind, &kinds())),
     }
+}
+
+/// Weights of the present tasks whose shared gradient is not zero, by `solve`, which gets these gradients and the
+/// tasks' numbers. The other tasks get 0: there is nothing of theirs to weigh, and for many methods one gradient of
+/// length 0 stops all. Where no gradient moves, tasks share equally; a task alone has weight 1.
+fn weigh_moving(signal: &Signal, solve: impl FnOnce(&gram::Scaled, &[usize]) -> Result<Vec<f64>>) -> Result<Vec<f64>> {
+    signal.check(Needs::Gram)?;
+    let tasks = signal.present.len();
+    let present = signal.present();
+    let mut weights = vec![0.0; tasks];
+    let moving: Vec<usize> = present.iter().copied().filter(|&k| signal.gram[k * tasks + k] > 0.0).collect();
+    if present.len() == 1 || moving.is_empty() {
+        present.iter().for_each(|&k| weights[k] = 1.0 / present.len() as f64);
+        return Ok(weights);
+    }
+    let solved = solve(&gram::Scaled::new(signal.gram, tasks, &moving), &moving)?;
+    moving.iter().zip(solved).for_each(|(&k, weight)| weights[k] = weight);
+    Ok(weights)
+}
+
+/// Refuses an option `ridge` that is negative or not finite.
+fn check_ridge(ridge: f64) -> Result<()> {
+    if ridge >= 0.0 && ridge.is_finite() {
+        return Ok(());
+    }
+    Err(Error::job(format!("ridge is {ridge}")).at("key", format!("{KEY}.ridge")).fix("give a number ≥ 0"))
 }
 
 /// Copies a saved state over `own`, if it is as long.
