@@ -10,16 +10,22 @@
 //! the others are weighted as if it did not exist; a single task has weight 1; weights are finite for any
 //! positive semi-definite Gram matrix, of any rank and scale.
 
+mod adam;
 mod aligned_mtl;
 mod cagrad;
 mod config;
+mod crmogm;
 mod dual_proj;
 mod fairgrad;
 mod fairness;
+mod gradcraft;
+mod gradvac;
 pub mod gram;
 mod imtl_g;
 mod mgda;
 mod nash_mtl;
+mod order;
+mod pcd;
 mod pcgrad;
 mod preference;
 mod solvers;
@@ -130,6 +136,10 @@ const REGISTRY: &[(&str, Build)] = &[
     ("upgrad", upgrad::build),
     ("dual_proj", dual_proj::build),
     ("config", config::build),
+    ("gradvac", gradvac::build),
+    ("gradcraft", gradcraft::build),
+    ("pcd", pcd::build),
+    ("crmogm", crmogm::build),
 ];
 
 /// Names of all methods.

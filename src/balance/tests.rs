@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 /// Methods without random order whose update is a continuous function of the Gram matrix. (`imtl_g`, `config` and
 /// `aligned_mtl` are not where the rank changes: their own tests take independent gradients.)
-const PLAIN: [&str; 7] = [
+const PLAIN: [&str; 8] = [
     "{kind: uniform}",
     "{kind: mgda}",
     "{kind: cagrad}",
@@ -14,10 +14,11 @@ const PLAIN: [&str; 7] = [
     "{kind: fairgrad}",
     "{kind: upgrad}",
     "{kind: dual_proj}",
+    "{kind: crmogm, of: {kind: mgda}}",
 ];
 
 /// Methods whose weights do not change when all gradients are multiplied by one number.
-const SCALE_FREE: [&str; 9] = [
+const SCALE_FREE: [&str; 12] = [
     "{kind: mgda}",
     "{kind: pcgrad}",
     "{kind: cagrad}",
@@ -27,6 +28,9 @@ const SCALE_FREE: [&str; 9] = [
     "{kind: upgrad}",
     "{kind: dual_proj, ridge: 0.001}",
     "{kind: config}",
+    "{kind: gradvac}",
+    "{kind: gradcraft}",
+    "{kind: pcd, epsilon: 0}",
 ];
 
 /// Methods that need the Gram matrix.
@@ -153,7 +157,7 @@ proptest! {
         let mut present = vec![true; tasks + 1];
         present[place] = false;
         // These go by the tasks' numbers, or weigh the only task of a job and the only one of a batch differently.
-        let numbered = ["pcgrad", "uncertainty"];
+        let numbered = ["pcgrad", "gradvac", "pcd", "uncertainty"];
         for kind in kinds().into_iter().filter(|kind| !numbered.contains(kind)) {
             let job = format!("{{kind: {kind}}}");
             let gram = gram_of(&padded);

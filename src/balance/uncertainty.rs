@@ -4,13 +4,13 @@
 //! `form: classification` minimises Σ e^{−s_k}L_k + s_k/2 (eq. 10). Both are w_k L_k + s_k/2, so
 //! ∂/∂s_k = ½ − w_k L_k: it needs the global losses only, and every rank takes the same step of s.
 
-use super::{Balancer, KEY, Needs, Signal, restore_exactly};
+use super::{Balancer, KEY, Needs, Signal, adam, restore_exactly};
 use crate::config::Component;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// Options of `{kind: uncertainty}`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Options {
     /// Which of the paper's two losses.
@@ -34,13 +34,10 @@ enum Form {
     Classification,
 }
 
-/// Numbers of state per task: s, Adam's m and v, and the number of its updates.
-const WIDTH: usize = 4;
-
 #[derive(Debug)]
 struct Uncertainty {
     options: Options,
-    /// `[s, m, v, t]` of each task. A task that is absent from a batch is not updated, so each has its own t.
+    /// [`adam`]'s state of each task's s.
     state: Vec<f64>,
 }
 
@@ -50,8 +47,7 @@ pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn B
         return Err(Error::job("uncertainty needs a finite `init` and an `lr` ≥ 0").at("key", KEY));
     }
     component.resolve(&options)?;
-    let state = (0..tasks).flat_map(|_| [options.init, 0.0, 0.0, 0.0]).collect();
-    Ok(Box::new(Uncertainty { options, state }))
+    Ok(Box::new(Uncertainty { options, state: adam::start(options.init, tasks) }))
 }
 
 impl Balancer for Uncertainty {
@@ -66,11 +62,11 @@ impl Balancer for Uncertainty {
             return Ok(vec![f64::from(u8::from(signal.present[0]))]);
         }
         let half = if self.options.form == Form::Gaussian { 0.5 } else { 1.0 };
-        for (task, state) in self.state.chunks_exact_mut(WIDTH).enumerate() {
+        for (task, state) in self.state.chunks_exact_mut(adam::WIDTH).enumerate() {
             if signal.present[task] {
-                let weight = half * (-state[0]).exp();
+                let weight = half * libm::exp(-state[0]);
                 weights[task] = weight;
-                adam(state, 0.5 - weight * signal.losses[task], self.options.lr);
+                adam::update(state, 0.5 - weight * signal.losses[task], self.options.lr);
             }
         }
         Ok(weights)
@@ -83,16 +79,6 @@ impl Balancer for Uncertainty {
     fn restore(&mut self, state: &[f64]) -> Result<()> {
         restore_exactly(&mut self.state, state)
     }
-}
-
-/// One Adam update (β 0.9 and 0.999, eps 1e-8) of `[parameter, m, v, t]`.
-fn adam(state: &mut [f64], gradient: f64, lr: f64) {
-    let [s, m, v, t] = state else { return };
-    *t += 1.0;
-    *m = 0.9 * *m + 0.1 * gradient;
-    *v = 0.999 * *v + 0.001 * gradient * gradient;
-    let (m_hat, v_hat) = (*m / (1.0 - 0.9f64.powf(*t)), *v / (1.0 - 0.999f64.powf(*t)));
-    *s -= lr * m_hat / (v_hat.sqrt() + 1e-8);
 }
 
 #[cfg(test)]
