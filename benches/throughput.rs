@@ -229,7 +229,8 @@ fn step_times(comm: &Comm, folder: &Path, balance: &str) -> anyhow::Result<StepT
         }
         let (stages, _) = &clock;
         let batch = stages.time(Stage::DecodeWait, || loader.next())?.context("the epoch is long enough")?;
-        let input = StepInput { batch: &batch, plan: &data.plan, step: step as u64, lr_factor: 1.0, stop: false };
+        let (step, steps_per_epoch) = (step as u64, (WARM_UP + STEPS) as u64);
+        let input = StepInput { batch: &batch, plan: &data.plan, step, steps_per_epoch, lr_factor: 1.0, stop: false };
         run.trainable.step(comm, &input, stages)?;
     }
     let (stages, since) = clock;

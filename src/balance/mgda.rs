@@ -3,7 +3,7 @@
 
 use super::gram::Scaled;
 use super::solvers::nonnegative_quadratic;
-use super::{Balancer, KEY, Needs, Signal, weigh_moving};
+use super::{Balancer, KEY, LEAST_LOSS, Needs, Signal, weigh_moving};
 use crate::config::Component;
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
@@ -57,8 +57,7 @@ impl Balancer for Mgda {
 
 impl Mgda {
     fn divisor(&self, loss: f64, norm: f64) -> f64 {
-        // A loss of 0 (or a negative one, which has no scale) would divide by zero.
-        let loss = loss.max(1e-8);
+        let loss = loss.max(LEAST_LOSS);
         match self.normalize {
             Normalize::None => 1.0,
             Normalize::L2 => norm,

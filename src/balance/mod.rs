@@ -16,20 +16,27 @@ mod cagrad;
 mod config;
 mod crmogm;
 mod dual_proj;
+mod dwa;
 mod fairgrad;
 mod fairness;
+mod gls;
 mod gradcraft;
 mod gradvac;
 pub mod gram;
 mod imtl_g;
+mod imtl_l;
 mod mgda;
 mod nash_mtl;
 mod order;
 mod pcd;
 mod pcgrad;
 mod preference;
+mod rlw;
+mod softmax;
 mod solvers;
 mod spectrum;
+mod static_weights;
+mod stch;
 mod uncertainty;
 mod uniform;
 mod upgrad;
@@ -58,6 +65,8 @@ pub struct Signal<'a> {
     pub gram: &'a [f64],
     /// Steps since the start of training.
     pub step: u64,
+    /// Steps of an epoch, at least 1: what a method does by the epoch is told from it and `step`.
+    pub steps_per_epoch: u64,
     /// Seed of the job: random methods draw from `(seed, step)`.
     pub seed: u64,
 }
@@ -117,6 +126,9 @@ pub trait Balancer: std::fmt::Debug {
     }
 }
 
+/// Losses below this (or negative ones, which have no scale) count as this where a method divides by them.
+const LEAST_LOSS: f64 = 1e-8;
+
 /// Place of the component in the job, for messages.
 const KEY: &str = "balance";
 
@@ -125,7 +137,13 @@ type Build = fn(&mut Component, usize) -> Result<Box<dyn Balancer>>;
 /// Every method by name.
 const REGISTRY: &[(&str, Build)] = &[
     ("uniform", uniform::build),
+    ("static", static_weights::build),
     ("uncertainty", uncertainty::build),
+    ("dwa", dwa::build),
+    ("rlw", rlw::build),
+    ("gls", gls::build),
+    ("imtl_l", imtl_l::build),
+    ("stch", stch::build),
     ("mgda", mgda::build),
     ("pcgrad", pcgrad::build),
     ("cagrad", cagrad::build),

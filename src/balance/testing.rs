@@ -12,12 +12,12 @@ pub(super) fn method(job: &str, tasks: usize) -> Box<dyn Balancer> {
 
 /// A signal of losses only.
 pub(super) fn of_losses<'a>(losses: &'a [f64], present: &'a [bool]) -> Signal<'a> {
-    Signal { losses, present, gram: &[], step: 0, seed: 1 }
+    Signal { losses, present, gram: &[], step: 0, steps_per_epoch: 1, seed: 1 }
 }
 
 /// A signal with a Gram matrix.
 pub(super) fn of_gram<'a>(gram: &'a [f64], losses: &'a [f64], present: &'a [bool]) -> Signal<'a> {
-    Signal { losses, present, gram, step: 0, seed: 1 }
+    Signal { losses, present, gram, step: 0, steps_per_epoch: 1, seed: 1 }
 }
 
 /// Weights of a fresh method for a Gram matrix, all tasks present, all losses 1.

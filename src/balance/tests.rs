@@ -101,7 +101,7 @@ fn a_restored_method_goes_on_as_the_saved_one() {
                 resumed = Some(fresh);
             }
             let losses = [1.0 / (step + 1) as f64, 2.0, 0.0];
-            let signal = Signal { step, ..of_gram(&gram, &losses, &present) };
+            let signal = Signal { step, steps_per_epoch: 2, ..of_gram(&gram, &losses, &present) };
             let want = straight.weights(&signal).unwrap();
             if let Some(resumed) = &mut resumed {
                 assert_eq!(resumed.weights(&signal).unwrap(), want, "{kind}");
@@ -157,7 +157,7 @@ proptest! {
         let mut present = vec![true; tasks + 1];
         present[place] = false;
         // These go by the tasks' numbers, or weigh the only task of a job and the only one of a batch differently.
-        let numbered = ["pcgrad", "gradvac", "pcd", "uncertainty"];
+        let numbered = ["pcgrad", "gradvac", "rlw", "pcd", "uncertainty"];
         for kind in kinds().into_iter().filter(|kind| !numbered.contains(kind)) {
             let job = format!("{{kind: {kind}}}");
             let gram = gram_of(&padded);

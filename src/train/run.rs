@@ -204,7 +204,8 @@ impl Run {
         observer: &mut dyn Observer,
     ) -> Result<StepReport> {
         let lr_factor = self.schedule.factor(self.step, self.total_steps);
-        let input = StepInput { batch, plan: &self.train.plan, step: self.step, lr_factor, stop };
+        let (plan, steps_per_epoch) = (&self.train.plan, self.layout.steps());
+        let input = StepInput { batch, plan, step: self.step, steps_per_epoch, lr_factor, stop };
         let report = self.trainable.step(&self.comm, &input, &self.stages)?;
         let rows = self.layout.rows_in_step(self.cursor.taken);
         meter.rows += rows;

@@ -59,6 +59,8 @@ pub struct StepInput<'a> {
     pub plan: &'a Plan,
     /// Steps taken before this one.
     pub step: u64,
+    /// Steps of an epoch.
+    pub steps_per_epoch: u64,
     /// Learning-rate factor of the schedule.
     pub lr_factor: f64,
     /// This rank's wish to stop after this step.
@@ -85,7 +87,7 @@ pub struct StepReport {
 impl Trainable {
     /// Takes one step. Collective.
     pub fn step(&mut self, comm: &Comm, input: &StepInput, stages: &Stages) -> Result<StepReport> {
-        let &StepInput { batch, plan, step, lr_factor, stop } = input;
+        let &StepInput { batch, plan, step, steps_per_epoch, lr_factor, stop } = input;
         let mut lookup = stages.time(Stage::Exchange, || {
             self.embeddings.lookup(comm.as_ref(), &batch.ids, batch.rows, Mode::Train { step })
         })?;
@@ -95,7 +97,8 @@ impl Trainable {
         let losses = stages
             .time(Stage::Forward, || losses::compute(comm.as_ref(), &self.tasks, &output.logits, batch, plan, stop))
             .map_err(|error| error.at("after step", step))?;
-        let pass = Forward { graph: &context.graph, leaves: &leaves, output: &output, losses: &losses, step };
+        let pass =
+            Forward { graph: &context.graph, leaves: &leaves, output: &output, losses: &losses, step, steps_per_epoch };
         let Weighed { weights, reduced, gram, leaf_gradients } = match self.balancer.needs() {
             Needs::Gram => self.weigh_gradients(comm.as_ref(), &pass, stages)?,
             Needs::Losses => self.weigh_losses(comm.as_ref(), &pass, stages)?,
@@ -161,7 +164,8 @@ impl Trainable {
 
     fn balance(&mut self, pass: &Forward, gram: &[f64], stages: &Stages) -> Result<Vec<f64>> {
         let Losses { means, present, .. } = pass.losses;
-        let signal = Signal { losses: means, present, gram, step: pass.step, seed: self.seed };
+        let &Forward { step, steps_per_epoch, .. } = pass;
+        let signal = Signal { losses: means, present, gram, step, steps_per_epoch, seed: self.seed };
         stages.time(Stage::Balance, || self.balancer.weights(&signal))
     }
 
@@ -182,6 +186,7 @@ struct Forward<'a> {
     output: &'a Output,
     losses: &'a Losses,
     step: u64,
+    steps_per_epoch: u64,
 }
 
 /// What they give.

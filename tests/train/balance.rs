@@ -110,7 +110,7 @@ impl Step {
 fn weights(method: &str, losses: &[f64], gram: &[f64], seed: u64) -> Vec<f64> {
     let mut component: Component = serde_yaml::from_str(method).unwrap();
     let mut balancer = balance::build(&mut component, losses.len()).unwrap();
-    balancer.weights(&Signal { losses, present: &[true; 3], gram, step: 0, seed }).unwrap()
+    balancer.weights(&Signal { losses, present: &[true; 3], gram, step: 0, steps_per_epoch: 1, seed }).unwrap()
 }
 
 fn mean(a: &[f64], b: &[f64]) -> Vec<f64> {
