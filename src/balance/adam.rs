@@ -1,21 +1,22 @@
-//! Adam for the few numbers that a balancing method learns.
+//! Adam for one learned number per task, as some loss-weighting methods have.
 
-/// Numbers of state per parameter: its value, Adam's m and v, and the number of its updates.
+/// Numbers of state per task: the parameter, Adam's m and v, and the number of its updates. A task that is absent
+/// from a batch is not updated, so each has its own number of updates.
 pub(super) const WIDTH: usize = 4;
 
-/// One Adam update (Kingma & Ba 2015; β 0.9 and 0.999, eps 1e-8) of `[parameter, m, v, t]`.
+/// The state of `tasks` parameters that start at `value`.
+pub(super) fn start(value: f64, tasks: usize) -> Vec<f64> {
+    (0..tasks).flat_map(|_| [value, 0.0, 0.0, 0.0]).collect()
+}
+
+/// One update (β 0.9 and 0.999, ε 1e-8) of `[parameter, m, v, updates]`.
 pub(super) fn update(state: &mut [f64], gradient: f64, lr: f64) {
-    let [parameter, m, v, t] = state else { return };
+    let [s, m, v, t] = state else { return };
     *t += 1.0;
     *m = 0.9 * *m + 0.1 * gradient;
     *v = 0.999 * *v + 0.001 * gradient * gradient;
-    let (m_hat, v_hat) = (*m / (1.0 - 0.9f64.powf(*t)), *v / (1.0 - 0.999f64.powf(*t)));
-    *parameter -= lr * m_hat / (v_hat.sqrt() + 1e-8);
-}
-
-/// `tasks` parameters that start at `value`.
-pub(super) fn start(tasks: usize, value: f64) -> Vec<f64> {
-    (0..tasks).flat_map(|_| [value, 0.0, 0.0, 0.0]).collect()
+    let (m_hat, v_hat) = (*m / (1.0 - libm::pow(0.9, *t)), *v / (1.0 - libm::pow(0.999, *t)));
+    *s -= lr * m_hat / (v_hat.sqrt() + 1e-8);
 }
 
 #[cfg(test)]
@@ -23,14 +24,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_step_is_as_long_as_the_rate_and_a_minimum_is_found() {
-        let mut state = start(1, 1.0);
-        update(&mut state, 123.0, 0.1);
-        assert!((state[0] - 0.9).abs() < 1e-9);
-        for _ in 0..2000 {
-            let gradient = 2.0 * (state[0] + 3.0);
-            update(&mut state, gradient, 0.05);
-        }
-        assert!((state[0] + 3.0).abs() < 1e-3, "{state:?}");
+    fn two_updates_by_hand() {
+        let mut state = start(1.0, 1);
+        update(&mut state, 2.0, 0.1);
+        // The first step is lr times the sign.
+        assert!((state[0] - 0.9).abs() < 1e-9, "{state:?}");
+        update(&mut state, -1.0, 0.1);
+        // m = 0.08/0.19, v = 0.004996/0.001999 after correction.
+        let want = 0.9 - 0.1 * (0.08 / 0.19) / (0.004996f64 / 0.001999).sqrt();
+        assert!((state[0] - want).abs() < 1e-8 && state[3] == 2.0, "{state:?}");
     }
 }

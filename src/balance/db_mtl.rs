@@ -83,7 +83,7 @@ impl OnSlices for DbMtl {
         let scale = |task: usize| 1.0 / (signal.losses[task].max(0.0) + EPSILON);
         for &task in &present {
             self.steps[task] += 1.0;
-            let old = (self.options.beta / self.steps[task].powf(self.options.sigma)) as f32;
+            let old = (self.options.beta / libm::pow(self.steps[task], self.options.sigma)) as f32;
             let new = (1.0 - f64::from(old)) * scale(task);
             for (average, &gradient) in slots[task].iter_mut().zip(slices.of(task)) {
                 *average = old * *average + new as f32 * gradient;

@@ -114,10 +114,10 @@ fn curved_square(gradient: &[f32], squares: &mut [f32]) -> f64 {
 fn normalised(log_weights: &mut [f64], present: &[usize]) -> Vec<f64> {
     let most = log_weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     log_weights.iter_mut().for_each(|x| *x -= most);
-    let sum: f64 = present.iter().map(|&task| log_weights[task].exp()).sum();
+    let sum: f64 = present.iter().map(|&task| libm::exp(log_weights[task])).sum();
     let mut weights = vec![0.0; log_weights.len()];
     for &task in present {
-        weights[task] = log_weights[task].exp() * present.len() as f64 / sum;
+        weights[task] = libm::exp(log_weights[task]) * present.len() as f64 / sum;
     }
     weights
 }

@@ -56,12 +56,12 @@ pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn B
             .fix("give one for each task, or leave the list out"));
     }
     component.resolve(&options)?;
-    Ok(Box::new(Famo { options, state: adam::start(tasks, 0.0), before: vec![0.0; tasks] }))
+    Ok(Box::new(Famo { options, state: adam::start(0.0, tasks), before: vec![0.0; tasks] }))
 }
 
 impl Famo {
     fn log_gap(&self, losses: &[f64], task: usize) -> f64 {
-        ((losses[task] - self.options.least[task]).max(0.0) + EPSILON).ln()
+        libm::log((losses[task] - self.options.least[task]).max(0.0) + EPSILON)
     }
 
     /// z of the tasks that are there.
@@ -82,7 +82,7 @@ impl Balancer for Famo {
         let mut logs = Vec::with_capacity(present.len());
         for (&task, z) in present.iter().zip(self.shares(&present)) {
             self.before[task] = self.log_gap(signal.losses, task);
-            logs.push(z.ln() - self.before[task]);
+            logs.push(libm::log(z) - self.before[task]);
         }
         // z_k/D_k over its sum is a softmax of logarithms, which no small loss can overflow.
         for (&task, weight) in present.iter().zip(softmax(&logs)) {

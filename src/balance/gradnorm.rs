@@ -55,7 +55,7 @@ pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn B
         return Err(Error::job("gradnorm needs an `alpha` and an `lr` ≥ 0").at("key", KEY));
     }
     component.resolve(&options)?;
-    let mut state = adam::start(tasks, 0.0);
+    let mut state = adam::start(0.0, tasks);
     state.resize(tasks * (adam::WIDTH + 1), 0.0);
     Ok(Box::new(GradNorm { options, tasks, state }))
 }
@@ -84,7 +84,7 @@ impl GradNorm {
         // Over the mean norm: the scale of all gradients is not the rate's business.
         let d_weights: Vec<f64> = (0..present.len())
             .map(|i| {
-                let excess = weighted[i] - mean * (ratios[i] / mean_ratio).powf(self.options.alpha);
+                let excess = weighted[i] - mean * libm::pow(ratios[i] / mean_ratio, self.options.alpha);
                 let sign = if excess == 0.0 { 0.0 } else { excess.signum() };
                 sign * norms[i] / mean
             })

@@ -110,12 +110,40 @@ impl Scaled {
     /// The cosines with a ridge of 1e-12 on a unit diagonal: positive definite, which makes the minimiser
     /// unique (equal gradients share equally) at the price of 1e-12 in the optimality conditions.
     pub fn ridged(&self) -> Vec<f64> {
+        self.ridged_by(1e-12)
+    }
+
+    /// The cosines with a given ridge.
+    pub fn ridged_by(&self, ridge: f64) -> Vec<f64> {
         let n = self.norms.len();
         let mut matrix = self.cosines.clone();
         for k in 0..n {
-            matrix[k * n + k] = 1.0 + 1e-12;
+            matrix[k * n + k] = 1.0 + ridge;
         }
         matrix
+    }
+
+    /// The same for G + `ridge`·trace(G)·I, whose unit "gradients" have an own axis each besides: cosines shrink,
+    /// norms grow. Unlike [`Scaled::ridged`] it depends on the scales, and blurs gradients that are shorter than
+    /// √ridge of the longest.
+    pub fn regularised(&self, ridge: f64) -> Self {
+        let n = self.norms.len();
+        let longest = self.norms.iter().copied().fold(0.0, f64::max);
+        if ridge == 0.0 || longest == 0.0 {
+            return Self { norms: self.norms.clone(), cosines: self.cosines.clone() };
+        }
+        // Over the longest: squares neither overflow nor vanish.
+        let relative: Vec<f64> = self.norms.iter().map(|norm| norm / longest).collect();
+        let own = ridge * relative.iter().map(|r| r * r).sum::<f64>();
+        let grown: Vec<f64> = relative.iter().map(|r| (r * r + own).sqrt()).collect();
+        let cosine = |k: usize, l: usize| match k == l {
+            true => 1.0,
+            false => self.cosines[k * n + l] * (relative[k] / grown[k]) * (relative[l] / grown[l]),
+        };
+        Self {
+            cosines: (0..n * n).map(|i| cosine(i / n, i % n)).collect(),
+            norms: grown.iter().map(|g| g * longest).collect(),
+        }
     }
 
     /// ⟨u_k, Σ y_l u_l⟩ for every k.
@@ -174,6 +202,16 @@ mod tests {
         // Norms whose product leaves the range of float64.
         let tiny = [1e-320, 0.0, 0.0, 1e-320];
         assert!(cosines(&tiny, 2).iter().all(|c| c.is_finite()));
+    }
+
+    #[test]
+    fn a_regularised_gram_is_the_gram_with_a_ridge_of_its_trace() {
+        let gram = [4.0, 3.0, 3.0, 9.0];
+        let part = Scaled::new(&gram, 2, &[0, 1]).regularised(0.1);
+        for (i, want) in [4.0 + 1.3, 3.0, 3.0, 9.0 + 1.3].into_iter().enumerate() {
+            let got = part.cosines[i] * part.norms[i / 2] * part.norms[i % 2];
+            assert!((got - want).abs() < 1e-13, "{i}: {got}");
+        }
     }
 
     #[test]

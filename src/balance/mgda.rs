@@ -3,7 +3,7 @@
 
 use super::gram::Scaled;
 use super::solvers::nonnegative_quadratic;
-use super::{Balancer, KEY, Needs, Signal};
+use super::{Balancer, KEY, LEAST_LOSS, Needs, Signal, weigh_moving};
 use crate::config::Component;
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
@@ -45,34 +45,19 @@ impl Balancer for Mgda {
     /// A task that is present but whose shared gradient is exactly zero (it reaches no shared parameter) is
     /// left out like an absent one: with it the least norm is 0 and no task would ever move.
     fn weights(&mut self, signal: &Signal) -> Result<Vec<f64>> {
-        signal.check(Needs::Gram)?;
-        let tasks = signal.present.len();
-        let mut weights = vec![0.0; tasks];
-        let present = signal.present();
-        let moving: Vec<usize> = present.iter().copied().filter(|&k| signal.gram[k * tasks + k] > 0.0).collect();
-        if moving.is_empty() {
-            present.iter().for_each(|&k| weights[k] = 1.0 / present.len() as f64);
-            return Ok(weights);
-        }
-        if let [only] = moving[..] {
-            weights[only] = 1.0;
-            return Ok(weights);
-        }
-        let mut scaled = Scaled::new(signal.gram, tasks, &moving);
-        let divisors: Vec<f64> =
-            moving.iter().zip(&scaled.norms).map(|(&k, &norm)| self.divisor(signal.losses[k], norm)).collect();
-        scaled.norms.iter_mut().zip(&divisors).for_each(|(norm, divisor)| *norm /= divisor);
-        for ((&k, w), divisor) in moving.iter().zip(least_norm(&scaled)).zip(&divisors) {
-            weights[k] = w / divisor;
-        }
-        Ok(weights)
+        weigh_moving(signal, |gradients, moving| {
+            let divisors: Vec<f64> =
+                moving.iter().zip(&gradients.norms).map(|(&k, &norm)| self.divisor(signal.losses[k], norm)).collect();
+            let norms = gradients.norms.iter().zip(&divisors).map(|(norm, divisor)| norm / divisor).collect();
+            let least = least_norm(&Scaled { norms, cosines: gradients.cosines.clone() });
+            Ok(least.iter().zip(&divisors).map(|(w, divisor)| w / divisor).collect())
+        })
     }
 }
 
 impl Mgda {
     fn divisor(&self, loss: f64, norm: f64) -> f64 {
-        // A loss of 0 (or a negative one, which has no scale) would divide by zero.
-        let loss = loss.max(1e-8);
+        let loss = loss.max(LEAST_LOSS);
         match self.normalize {
             Normalize::None => 1.0,
             Normalize::L2 => norm,

@@ -91,8 +91,8 @@ impl OnSlices for MoCo {
         let (present, tasks) = (signal.present(), slices.tasks);
         let Some((steps, lambda)) = self.state.split_last_mut() else { return Ok(Vec::new()) };
         *steps += 1.0;
-        let beta = self.options.beta / steps.powf(self.options.beta_sigma);
-        let gamma = self.options.gamma / steps.powf(self.options.gamma_sigma);
+        let beta = self.options.beta / libm::pow(*steps, self.options.beta_sigma);
+        let gamma = self.options.gamma / libm::pow(*steps, self.options.gamma_sigma);
         // Of ĝ = L·g/‖g‖; a zero gradient stays zero.
         let scale = |task: usize| {
             let norm = signal.gram[task * tasks + task].max(0.0).sqrt();

@@ -4,35 +4,56 @@
 //! A method is one file with a struct, its options and a line in `REGISTRY`. It computes in float64
 //! from numbers that are the same bits on every rank, so every rank finds the same weights without
 //! another message. For the same reason nothing here calls a library that picks its arithmetic by the
-//! CPU it runs on: ranks may sit on different machines.
+//! CPU it runs on: ranks may sit on different machines. (The exponentials of the C library do: `libm` is used.)
 //!
 //! Rules that all methods keep: a task with no labelled row in the batch (`present` false) has weight 0 and
 //! the others are weighted as if it did not exist; a single task has weight 1; weights are finite for any
 //! positive semi-definite Gram matrix, of any rank and scale.
 
 mod adam;
+mod aligned_mtl;
 mod cagrad;
+mod config;
+mod crmogm;
 mod db_mtl;
+mod dual_proj;
+mod dwa;
 mod excess_mtl;
+mod fairgrad;
+mod fairness;
 mod famo;
+mod gls;
+mod gradcraft;
 mod graddrop;
 mod gradnorm;
+mod gradvac;
 pub mod gram;
+mod imtl_g;
+mod imtl_l;
 mod metabalance;
 mod mgda;
 mod moco;
 mod modo;
+mod nash_mtl;
+mod order;
+mod pcd;
 mod pcgrad;
 mod pmtrec;
+mod preference;
 mod representation;
+mod rlw;
 mod rows;
 mod scope;
 mod sdmgrad;
 mod slices;
 mod softmax;
 mod solvers;
+mod spectrum;
+mod static_weights;
+mod stch;
 mod uncertainty;
 mod uniform;
+mod upgrad;
 
 pub use representation::{OnRepresentation, Representation};
 pub use rows::{OnRows, Rows};
@@ -197,6 +218,9 @@ pub trait Balancer: std::fmt::Debug {
     }
 }
 
+/// Losses below this (or negative ones, which have no scale) count as this where a method divides by them.
+const LEAST_LOSS: f64 = 1e-8;
+
 /// Place of the component in the job, for messages.
 const KEY: &str = "balance";
 
@@ -205,7 +229,13 @@ type Build = fn(&mut Component, usize) -> Result<Box<dyn Balancer>>;
 /// Every method by name.
 const REGISTRY: &[(&str, Build)] = &[
     ("uniform", uniform::build),
+    ("static", static_weights::build),
     ("uncertainty", uncertainty::build),
+    ("dwa", dwa::build),
+    ("rlw", rlw::build),
+    ("gls", gls::build),
+    ("imtl_l", imtl_l::build),
+    ("stch", stch::build),
     ("mgda", mgda::build),
     ("pcgrad", pcgrad::build),
     ("cagrad", cagrad::build),
@@ -219,6 +249,17 @@ const REGISTRY: &[(&str, Build)] = &[
     ("sdmgrad", sdmgrad::build),
     ("modo", modo::build),
     ("pmtrec", pmtrec::build),
+    ("imtl_g", imtl_g::build),
+    ("nash_mtl", nash_mtl::build),
+    ("fairgrad", fairgrad::build),
+    ("aligned_mtl", aligned_mtl::build),
+    ("upgrad", upgrad::build),
+    ("dual_proj", dual_proj::build),
+    ("config", config::build),
+    ("gradvac", gradvac::build),
+    ("gradcraft", gradcraft::build),
+    ("pcd", pcd::build),
+    ("crmogm", crmogm::build),
 ];
 
 /// Names of all methods.
@@ -231,13 +272,44 @@ pub fn kinds() -> Vec<&'static str> {
 /// # Errors
 /// An unknown kind or option, or a value out of range: an error of the job.
 pub fn build(component: &mut Component, tasks: usize) -> Result<Balance> {
-    let Some((_, build)) = REGISTRY.iter().find(|(name, _)| *name == component.kind) else {
-        return Err(unknown_kind(KEY, &component.kind, &kinds()));
-    };
     let wanted = Scope::take(component)?;
-    let method = build(component, tasks)?;
+    let method = build_method(component, tasks)?;
     let scope = Scope::settle(wanted, method.scopes(), component)?;
     Ok(Balance { scope, method })
+}
+
+/// [`build`] without the scope.
+fn build_method(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
+    match REGISTRY.iter().find(|(name, _)| *name == component.kind) {
+        Some((_, build)) => build(component, tasks),
+        None => Err(unknown_kind(KEY, &component.kind, &kinds())),
+    }
+}
+
+/// Weights of the present tasks whose shared gradient is not zero, by `solve`, which gets these gradients and the
+/// tasks' numbers. The other tasks get 0: there is nothing of theirs to weigh, and for many methods one gradient of
+/// length 0 stops all. Where no gradient moves, tasks share equally; a task alone has weight 1.
+fn weigh_moving(signal: &Signal, solve: impl FnOnce(&gram::Scaled, &[usize]) -> Result<Vec<f64>>) -> Result<Vec<f64>> {
+    signal.check(Needs::Gram)?;
+    let tasks = signal.present.len();
+    let present = signal.present();
+    let mut weights = vec![0.0; tasks];
+    let moving: Vec<usize> = present.iter().copied().filter(|&k| signal.gram[k * tasks + k] > 0.0).collect();
+    if present.len() == 1 || moving.is_empty() {
+        present.iter().for_each(|&k| weights[k] = 1.0 / present.len() as f64);
+        return Ok(weights);
+    }
+    let solved = solve(&gram::Scaled::new(signal.gram, tasks, &moving), &moving)?;
+    moving.iter().zip(solved).for_each(|(&k, weight)| weights[k] = weight);
+    Ok(weights)
+}
+
+/// Refuses an option `ridge` that is negative or not finite.
+fn check_ridge(ridge: f64) -> Result<()> {
+    if ridge >= 0.0 && ridge.is_finite() {
+        return Ok(());
+    }
+    Err(Error::job(format!("ridge is {ridge}")).at("key", format!("{KEY}.ridge")).fix("give a number ≥ 0"))
 }
 
 /// Copies a saved state over `own`, if it is as long.

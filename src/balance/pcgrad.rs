@@ -5,10 +5,9 @@
 //! The test uses the running projection, as the paper's algorithm does.
 
 use super::gram::Scaled;
-use super::{Balancer, KEY, Needs, Signal};
+use super::{Balancer, KEY, Needs, Signal, order};
 use crate::config::Component;
 use crate::error::Result;
-use crate::random;
 use serde::{Deserialize, Serialize};
 
 /// Options of `{kind: pcgrad}`: none.
@@ -36,7 +35,7 @@ impl Balancer for PcGrad {
             // In units of u_j = g_j/‖g_j‖, where each projection has a factor of order 1.
             let mut y = vec![0.0; present.len()];
             y[i] = 1.0;
-            for j in order(signal, &present, i) {
+            for j in order::of_others(signal, &present, i, KIND) {
                 let along = gradients.times(&y)[j];
                 if along < 0.0 {
                     y[j] -= along;
@@ -51,20 +50,12 @@ impl Balancer for PcGrad {
     }
 }
 
+/// What its random order is drawn under.
+const KIND: &str = "pcgrad";
+
 /// ‖g_i‖/‖g_j‖, and 0 where g_j is zero.
 fn ratio(of_i: f64, of_j: f64) -> f64 {
     if of_j > 0.0 { of_i / of_j } else { 0.0 }
-}
-
-/// The other tasks in the random order of task `i` at this step: positions in `present`. Drawn by task, so an
-/// absent task does not change the order of the rest.
-fn order(signal: &Signal, present: &[usize], i: usize) -> Vec<usize> {
-    let draw = |j: usize| {
-        random::hash(signal.seed, &[random::text("pcgrad"), signal.step, present[i] as u64, present[j] as u64])
-    };
-    let mut order: Vec<usize> = (0..present.len()).filter(|&j| j != i).collect();
-    order.sort_by_key(|&j| draw(j));
-    order
 }
 
 #[cfg(test)]
@@ -81,26 +72,6 @@ mod tests {
         // Without conflict: the plain sum.
         let gram = gram_of(&[vec![1.0, 0.0], vec![1.0, 1.0]]);
         assert_close(&weights_of("{kind: pcgrad}", &gram, 2), &[1.0, 1.0], 0.0);
-    }
-
-    #[test]
-    fn the_order_is_random_by_step_and_the_same_for_the_same_step() {
-        let signal = |step| Signal {
-            losses: &[0.0; 6],
-            present: &[true; 6],
-            gram: &[],
-            step,
-            steps_per_epoch: 1,
-            total_steps: 1,
-            seed: 3,
-        };
-        let orders: Vec<_> = (0..20).map(|step| order(&signal(step), &[0, 1, 2, 3, 4, 5], 2)).collect();
-        assert!(orders.iter().any(|o| *o != orders[0]));
-        assert_eq!(orders[7], order(&signal(7), &[0, 1, 2, 3, 4, 5], 2));
-        let without_4: Vec<usize> = orders[7].iter().copied().filter(|&j| j != 4).collect();
-        let names = [0, 1, 2, 3, 5];
-        let short: Vec<usize> = order(&signal(7), &names, 2).into_iter().map(|j| names[j]).collect();
-        assert_eq!(short, without_4);
     }
 
     #[test]
@@ -146,7 +117,7 @@ mod tests {
             let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
             for i in 0..tasks {
                 let mut v = rows[i].clone();
-                for j in order(&signal, &all, i) {
+                for j in order::of_others(&signal, &all, i, KIND) {
                     let along = dot(&v, &rows[j]);
                     // Rounding may see a conflict of 1e-16 in one form only; either way it moves v by as much.
                     if along < 0.0 {

@@ -213,7 +213,7 @@ impl PmtRec {
         let way = (progress / focus_until).clamp(0.0, 1.0);
         match focus {
             Focus::Linear => lambda_max * way,
-            Focus::Cosine => lambda_max * 0.5 * (1.0 - (std::f64::consts::PI * way).cos()),
+            Focus::Cosine => lambda_max * 0.5 * (1.0 - libm::cos(std::f64::consts::PI * way)),
             Focus::None | Focus::CosineGate => 0.0,
         }
     }

@@ -1,9 +1,9 @@
-//! e^{x_i} / Σ e^{x_j}.
+//! Softmax over a few tasks, with the same bits on every machine.
 
-/// The softmax of `x`, without overflow; empty for an empty slice.
+/// exp(x_k)/Σ exp(x_l), without overflow; empty for an empty slice.
 pub(super) fn softmax(x: &[f64]) -> Vec<f64> {
     let most = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let powers: Vec<f64> = x.iter().map(|x| (x - most).exp()).collect();
+    let powers: Vec<f64> = x.iter().map(|x| libm::exp(x - most)).collect();
     let sum: f64 = powers.iter().sum();
     powers.into_iter().map(|p| p / sum).collect()
 }
@@ -19,8 +19,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn large_arguments_do_not_overflow() {
-        assert_eq!(softmax(&[1000.0, 1000.0]), [0.5, 0.5]);
+    fn shares_sum_to_one_at_any_size() {
+        assert_eq!(softmax(&[3.0, 3.0]), [0.5, 0.5]);
+        assert_eq!(softmax(&[1e300, -1e300]), [1.0, 0.0]);
+        let shares = softmax(&[0.0, 2f64.ln()]);
+        assert!((shares[1] - 2.0 / 3.0).abs() < 1e-15, "{shares:?}");
         assert!(softmax(&[]).is_empty());
     }
 

@@ -1,5 +1,5 @@
-//! The one small optimisation problem that Gram-based methods reduce to: a strictly convex quadratic over
-//! non-negative variables.
+//! The one small optimisation problem that most Gram-based methods reduce to: a strictly convex quadratic over
+//! non-negative variables; and the linear system inside it.
 //!
 //! It is solved here rather than by a conic-solver crate for three reasons: the active-set method ends with
 //! the exact solution of the last linear system instead of an interior point near it; plain loops give the
@@ -92,6 +92,17 @@ fn descend(a: &[f64], b: &[f64], x: &mut [f64], free: &mut [bool], entering: usi
     }
 }
 
+/// Solves Ax = b for a symmetric positive definite, row-major matrix of any scale: rows and columns are divided by
+/// the roots of the diagonal first.
+pub(super) fn solve_positive(a: &[f64], b: &[f64]) -> Vec<f64> {
+    let n = b.len();
+    let scale: Vec<f64> = (0..n).map(|k| 1.0 / a[k * n + k].max(f64::MIN_POSITIVE).sqrt()).collect();
+    let scaled: Vec<f64> = (0..n * n).map(|i| a[i] * scale[i / n] * scale[i % n]).collect();
+    let right: Vec<f64> = b.iter().zip(&scale).map(|(b, s)| b * s).collect();
+    let all: Vec<usize> = (0..n).collect();
+    solve_free(&scaled, &right, &all).iter().zip(&scale).map(|(z, s)| z * s).collect()
+}
+
 /// Solves A_SS z = b_S by Cholesky decomposition.
 fn solve_free(a: &[f64], b: &[f64], set: &[usize]) -> Vec<f64> {
     let (n, m) = (b.len(), set.len());
@@ -159,6 +170,14 @@ mod tests {
         assert_eq!(project_onto_simplex(&[3.0, 1.0]), [1.0, 0.0]);
         assert_eq!(project_onto_simplex(&[-1.0, -1.0, -5.0]), [0.5, 0.5, 0.0]);
         assert!(project_onto_simplex(&[]).is_empty());
+    }
+
+    #[test]
+    fn systems_of_any_scale_are_solved() {
+        // x = (1e12, 1e-12).
+        let x = solve_positive(&[4e-24, 2.0, 2.0, 4e24], &[6e-12, 6e12]);
+        assert!((x[0] * 1e-12 - 1.0).abs() < 1e-14 && (x[1] * 1e12 - 1.0).abs() < 1e-14, "{x:?}");
+        assert!(solve_positive(&[], &[]).is_empty());
     }
 
     proptest! {

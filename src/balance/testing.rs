@@ -88,6 +88,20 @@ pub(super) fn scaled_rows(tasks: RangeInclusive<usize>, decades: i32) -> impl St
     })
 }
 
+/// Asserts that the update of `job` lengthens no loss: ⟨g_k, Σ w_l g_l⟩ ≥ 0 for every task, beyond rounding and the
+/// ridge of 1e-12 that makes solutions unique.
+pub(super) fn assert_no_conflict(job: &str, rows: &[Vec<f64>]) {
+    let tasks = rows.len();
+    let gram = gram_of(rows);
+    let w = weights_of(job, &gram, tasks);
+    let norm = |k: usize| gram[k * tasks + k].sqrt();
+    let size: f64 = (0..tasks).map(|k| w[k].abs() * norm(k)).sum();
+    for k in 0..tasks {
+        let along: f64 = (0..tasks).map(|l| gram[k * tasks + l] * w[l]).sum();
+        assert!(along >= -1e-10 * norm(k) * size, "task {k}: {along} of {}", norm(k) * size);
+    }
+}
+
 /// Asserts that two vectors agree element by element.
 pub(super) fn assert_close(got: &[f64], want: &[f64], tolerance: f64) {
     assert_eq!(got.len(), want.len());

@@ -4,14 +4,13 @@
 //! `form: classification` minimises Σ e^{−s_k}L_k + s_k/2 (eq. 10). Both are w_k L_k + s_k/2, so
 //! ∂/∂s_k = ½ − w_k L_k: it needs the global losses only, and every rank takes the same step of s.
 
-use super::adam::{self, WIDTH};
-use super::{Balancer, KEY, Needs, Signal, restore_exactly};
+use super::{Balancer, KEY, Needs, Signal, adam, restore_exactly};
 use crate::config::Component;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// Options of `{kind: uncertainty}`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Options {
     /// Which of the paper's two losses.
@@ -38,7 +37,7 @@ enum Form {
 #[derive(Debug)]
 struct Uncertainty {
     options: Options,
-    /// `[s, m, v, t]` of each task. A task that is absent from a batch is not updated, so each has its own t.
+    /// [`adam`]'s state of each task's s.
     state: Vec<f64>,
 }
 
@@ -48,8 +47,7 @@ pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn B
         return Err(Error::job("uncertainty needs a finite `init` and an `lr` ≥ 0").at("key", KEY));
     }
     component.resolve(&options)?;
-    let state = adam::start(tasks, options.init);
-    Ok(Box::new(Uncertainty { options, state }))
+    Ok(Box::new(Uncertainty { options, state: adam::start(options.init, tasks) }))
 }
 
 impl Balancer for Uncertainty {
@@ -64,9 +62,9 @@ impl Balancer for Uncertainty {
             return Ok(vec![f64::from(u8::from(signal.present[0]))]);
         }
         let half = if self.options.form == Form::Gaussian { 0.5 } else { 1.0 };
-        for (task, state) in self.state.chunks_exact_mut(WIDTH).enumerate() {
+        for (task, state) in self.state.chunks_exact_mut(adam::WIDTH).enumerate() {
             if signal.present[task] {
-                let weight = half * (-state[0]).exp();
+                let weight = half * libm::exp(-state[0]);
                 weights[task] = weight;
                 adam::update(state, 0.5 - weight * signal.losses[task], self.options.lr);
             }
