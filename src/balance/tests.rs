@@ -23,7 +23,7 @@ const SCALE_FREE: [&str; 12] = [
     "{kind: pcgrad}",
     "{kind: cagrad}",
     "{kind: imtl_g}",
-    "{kind: nash_mtl, max_norm: 0}",
+    "{kind: nash_mtl}",
     "{kind: aligned_mtl}",
     "{kind: upgrad}",
     "{kind: dual_proj, ridge: 0.001}",
