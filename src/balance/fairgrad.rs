@@ -1,5 +1,5 @@
 //! FairGrad (Ban & Ji, ICML 2024): α-fair sharing of the gain among the tasks, the w > 0 with Gw = w^(−1/α)
-//! (equation 4). α = 1 is proportional fairness (Nash-MTL without its normalisation), α → 0 the mean, α → ∞ the
+//! (equation 4). α = 1 is proportional fairness (Nash-MTL before its update is shortened), α → 0 the mean, α → ∞ the
 //! best for the worst-off.
 //!
 //! With y_k = w_k‖g_k‖ it reads (Cy)_k = ‖g_k‖^(1/α − 1)·y_k^(−1/α).
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn proportional_fairness_is_the_bargaining_solution() {
         let gram = gram_of(&[vec![1.0, 2.0, 0.0], vec![-1.0, 1.0, 0.5], vec![0.2, -0.1, 3.0]]);
-        let nash = weights_of("{kind: nash_mtl, normalize: false, max_norm: 0}", &gram, 3);
+        let nash = weights_of("{kind: nash_mtl, max_norm: 0}", &gram, 3);
         assert_close(&weights_of("{kind: fairgrad}", &gram, 3), &nash, 1e-12);
     }
 

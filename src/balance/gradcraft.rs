@@ -108,7 +108,7 @@ impl Options {
     fn craft(&self, gradients: &Scaled, factors: &[f64]) -> Vec<f64> {
         let n = factors.len();
         let mut sum = factors.to_vec();
-        for i in 0..n {
+        for (i, factor) in factors.iter().enumerate() {
             let conflicts: Vec<usize> = (0..n).filter(|&j| gradients.cosines[i * n + j] < 0.0).collect();
             // In units of ‖ĝ_i‖ along unit gradients.
             let wanted: Vec<f64> = conflicts.iter().map(|&j| self.epsilon - gradients.cosines[i * n + j]).collect();
@@ -119,7 +119,7 @@ impl Options {
                 .map(|(j, l)| matrix[j * n + l])
                 .collect();
             for (&j, z) in conflicts.iter().zip(solve_positive(&among, &wanted)) {
-                sum[j] += z * factors[i] * (gradients.norms[i] / gradients.norms[j]);
+                sum[j] += z * factor * (gradients.norms[i] / gradients.norms[j]);
             }
         }
         sum
@@ -172,16 +172,14 @@ mod tests {
     proptest! {
         #![proptest_config(crate::balance::testing::fixed())]
 
-        /// The method's own claim, of three tasks: with ε = 0.01 each result meets every gradient it conflicted
-        /// with at the cosine ε over its change of length.
+        /// The method's own claim: ⟨g̃_i, ĝ_j⟩ = ε‖ĝ_i‖‖ĝ_j‖ for every j that i conflicted with.
         #[test]
         fn all_conflicts_are_resolved_at_once(rows in prop::collection::vec(prop::collection::vec(-1.0f64..1.0, 8), 2..6)) {
             let tasks = rows.len();
             let gram = gram_of(&rows);
             let epsilon = 0.01;
             let norm = |k: usize| gram[k * tasks + k].sqrt();
-            // The sum over i is known; single results come from making all but one gradient conflict with none:
-            // ask the inner function.
+            // A factor of 0 takes a task's result out of the sum, and leaves it as a partner in conflicts.
             let all: Vec<usize> = (0..tasks).collect();
             let scaled = crate::balance::gram::Scaled::new(&gram, tasks, &all);
             let options = super::Options { epsilon, relax: 0.0, ..Default::default() };

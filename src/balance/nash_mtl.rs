@@ -1,8 +1,9 @@
 //! Nash-MTL (Navon et al., ICML 2022): the tasks bargain over the update; the α > 0 with Gα = 1/α is Nash's
 //! solution of the game, and gives each task the same relative gain.
 //!
-//! With β_k = α_k‖g_k‖ it reads Cβ = 1/β: the cosines alone decide, at any scale. Where other implementations call
-//! a conic solver on a sequence of approximations, `fairness` solves it to rounding.
+//! With β_k = α_k‖g_k‖ it reads Cβ = 1/β: the cosines alone decide, at any scale, and the update has norm √K before it
+//! is shortened. Where other implementations call a conic solver on a sequence of approximations (of G over its
+//! Frobenius norm, which their constraint takes back), `fairness` solves it to rounding.
 
 use super::fairness::fair_point;
 use super::gram::Scaled;
@@ -17,8 +18,6 @@ use serde::{Deserialize, Serialize};
 struct Options {
     /// Steps that one solution α is used for.
     update_every: u64,
-    /// Whether G is divided by its Frobenius norm first, as the authors' code and LibMTL do: α grows by its root.
-    normalize: bool,
     /// The update is shortened to this norm; 0: not at all.
     max_norm: f64,
     /// Added to the diagonal of the cosines: where gradients oppose each other exactly there is no solution, and
@@ -28,7 +27,7 @@ struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { update_every: 1, normalize: true, max_norm: 1.0, ridge: 1e-6 }
+        Self { update_every: 1, max_norm: 1.0, ridge: 1e-6 }
     }
 }
 
@@ -88,9 +87,7 @@ impl Options {
     fn bargain(&self, gradients: &Scaled) -> Vec<f64> {
         // A singular matrix would let β grow without limit, so some ridge there must be.
         let beta = fair_point(&gradients.ridged_by(self.ridge.max(1e-12)), &vec![1.0; gradients.norms.len()], 1.0);
-        let longest = gradients.norms.iter().copied().fold(0.0, f64::max);
-        let factor = if self.normalize { longest * root_of_frobenius(gradients, longest) } else { 1.0 };
-        beta.iter().zip(&gradients.norms).map(|(beta, norm)| beta * (factor / norm)).collect()
+        beta.iter().zip(&gradients.norms).map(|(beta, norm)| beta / norm).collect()
     }
 
     fn shorten(&self, gradients: &Scaled, alpha: Vec<f64>) -> Vec<f64> {
@@ -103,13 +100,6 @@ impl Options {
     }
 }
 
-/// √‖G‖_F over the longest gradient.
-fn root_of_frobenius(gradients: &Scaled, longest: f64) -> f64 {
-    let n = gradients.norms.len();
-    let relative = |k: usize| gradients.norms[k] / longest;
-    (0..n * n).map(|i| (gradients.cosines[i] * relative(i / n) * relative(i % n)).powi(2)).sum::<f64>().sqrt().sqrt()
-}
-
 #[cfg(test)]
 mod tests {
     use crate::balance::gram::quadratic;
@@ -118,23 +108,21 @@ mod tests {
 
     #[test]
     fn two_gradients_by_hand() {
-        // Orthogonal with norms 1 and 2: α = 1/‖g‖, times √‖diag(1, 4)‖ = 17^¼; the update has norm √2·17^¼.
+        // Orthogonal with norms 1 and 2: α = 1/‖g‖; the update has norm √2.
         let gram = gram_of(&[vec![1.0, 0.0], vec![0.0, 2.0]]);
         let exact = |more: &str| weights_of(&format!("{{kind: nash_mtl, ridge: 0, {more}}}"), &gram, 2);
-        assert_close(&exact("normalize: false, max_norm: 0"), &[1.0, 0.5], 1e-11);
-        let root = 17f64.sqrt().sqrt();
-        assert_close(&exact("max_norm: 0"), &[root, 0.5 * root], 1e-11);
-        assert_close(&exact(""), &[1.0 / 2f64.sqrt(), 0.5 / 2f64.sqrt()], 1e-11);
+        assert_close(&exact("max_norm: 0"), &[1.0, 0.5], 1e-11);
+        assert_close(&exact("max_norm: 1"), &[1.0 / 2f64.sqrt(), 0.5 / 2f64.sqrt()], 1e-11);
         // Cosine ½: β² · 1.5 = 1.
         let gram = [1.0, 0.5, 0.5, 1.0];
-        let w = weights_of("{kind: nash_mtl, ridge: 0, normalize: false, max_norm: 0}", &gram, 2);
+        let w = weights_of("{kind: nash_mtl, ridge: 0, max_norm: 0}", &gram, 2);
         assert_close(&w, &[1.0 / 1.5f64.sqrt(); 2], 1e-11);
     }
 
     #[test]
     fn opposite_gradients_are_bounded_by_the_ridge() {
         // Cβ = 0, so ridge·β = 1/β.
-        let w = weights_of("{kind: nash_mtl, normalize: false, ridge: 1e-4}", &[1.0, -1.0, -1.0, 1.0], 2);
+        let w = weights_of("{kind: nash_mtl, ridge: 1e-4}", &[1.0, -1.0, -1.0, 1.0], 2);
         assert_close(&w, &[100.0, 100.0], 1e-6);
     }
 
@@ -176,7 +164,7 @@ mod tests {
             let tasks = rows.len();
             let gram = gram_of(&rows);
             prop_assume!((0..tasks).all(|k| gram[k * tasks + k] > 0.0));
-            let w = weights_of("{kind: nash_mtl, normalize: false, max_norm: 0}", &gram, tasks);
+            let w = weights_of("{kind: nash_mtl, max_norm: 0}", &gram, tasks);
             let mut ridges = 0.0;
             for k in 0..tasks {
                 let gain: f64 = w[k] * (0..tasks).map(|l| gram[k * tasks + l] * w[l]).sum::<f64>();

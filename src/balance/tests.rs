@@ -18,12 +18,11 @@ const PLAIN: [&str; 8] = [
 ];
 
 /// Methods whose weights do not change when all gradients are multiplied by one number.
-const SCALE_FREE: [&str; 12] = [
+const SCALE_FREE: [&str; 11] = [
     "{kind: mgda}",
     "{kind: pcgrad}",
     "{kind: cagrad}",
     "{kind: imtl_g}",
-    "{kind: nash_mtl, max_norm: 0}",
     "{kind: aligned_mtl}",
     "{kind: upgrad}",
     "{kind: dual_proj, ridge: 0.001}",
