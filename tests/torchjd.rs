@@ -104,7 +104,7 @@ fn fixture() -> Fixture {
 /// Weights at each step of a fresh method.
 fn run<'a>(job: &str, signals: impl Iterator<Item = Signal<'a>>, tasks: usize) -> Vec<Vec<f64>> {
     let mut method = balance::build(&mut serde_yaml::from_str(job).unwrap(), tasks).unwrap();
-    signals.map(|signal| method.weights(&signal).unwrap()).collect()
+    signals.map(|signal| method.method.weights(&signal).unwrap()).collect()
 }
 
 fn difference(measure: Measure, gram: &Gram, ours: &[f64], theirs: &[f64]) -> f64 {
@@ -147,6 +147,7 @@ fn methods_of_the_gram_matrix_agree_with_torchjd() {
                 gram: &grams[index].gram,
                 step,
                 steps_per_epoch: 1000,
+                total_steps: 1000,
                 seed,
             });
             for ((&index, ours), theirs) in steps.iter().zip(run(job, signals, tasks)).zip(weights) {
@@ -178,6 +179,7 @@ fn methods_of_the_losses_agree_with_torchjd() {
             gram: &[],
             step,
             steps_per_epoch,
+            total_steps: steps_per_epoch,
             seed: 0,
         });
         for (step, (ours, theirs)) in run(&job, signals, present.len()).iter().zip(&weights).enumerate() {
