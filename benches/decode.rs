@@ -1,0 +1,56 @@
+//! Decodes the training rows of a job once, on one thread, to shuffled batches: what `benches/decode.py` compares with
+//! pyarrow.
+//!
+//! ```text
+//! cargo bench --bench decode -- JOB [KEY=VALUE]...
+//! ```
+//!
+//! Prints one line of JSON: files, columns, rows and seconds. Footers and statistics are read before the clock starts.
+
+use anyhow::Context;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+use tandem::comm::{Comm, solo::Solo};
+use tandem::config;
+use tandem::data::lanes::{Cursor, Layout, Order};
+use tandem::data::loader::{Loader, Options};
+use tandem::data::schema::Purpose;
+use tandem::data::store::{Local, Store};
+use tandem::train::dataset::Dataset;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> anyhow::Result<()> {
+    // Cargo passes `--bench`.
+    let mut arguments = std::env::args().skip(1).filter(|a| !a.starts_with("--"));
+    // All benchmarks run under `cargo bench`; this one has nothing to read then.
+    let Some(path) = arguments.next() else { return Ok(()) };
+    let overrides: Vec<String> = arguments.collect();
+    let job = config::load(Path::new(&path), &overrides)?.job;
+
+    let comm: Comm = Rc::new(Solo);
+    let store: Arc<dyn Store> = Arc::new(Local);
+    let data = Dataset::open(&comm, &store, &job, Some(&job.data.train), Purpose::Train)?;
+    let data = data.context("the job has training data")?;
+    let statistics = Arc::new(data.statistics(&comm)?);
+    let layout = Layout::train(data.plan.rows, job.train.global_batch, job.data.lanes)?;
+    let order = Order::shuffled(job.seed, job.data.shuffle_window);
+    let options = Options { layout, order, lanes: 0..layout.lanes, prefetch: job.data.prefetch, threads: 1 };
+
+    let start = Instant::now();
+    let mut loader = Loader::start(data.source(&statistics), options, Cursor::default())?;
+    while let Some(batch) = loader.next()? {
+        loader.recycle(batch);
+    }
+    let report = serde_json::json!({
+        "files": data.plan.files.iter().map(|file| &file.path).collect::<Vec<_>>(),
+        "columns": data.schema.columns.iter().map(|column| &column.name).collect::<Vec<_>>(),
+        "rows": data.plan.rows,
+        "seconds": start.elapsed().as_secs_f64(),
+    });
+    println!("{report}");
+    Ok(())
+}
