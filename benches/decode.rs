@@ -26,8 +26,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> anyhow::Result<()> {
     // Cargo passes `--bench`.
     let mut arguments = std::env::args().skip(1).filter(|a| !a.starts_with("--"));
-    // All benchmarks run under `cargo bench`; this one has nothing to read then.
-    let Some(path) = arguments.next() else { return Ok(()) };
+    let path = arguments.next().context("which job? See the top of benches/decode.rs")?;
     let overrides: Vec<String> = arguments.collect();
     let job = config::load(Path::new(&path), &overrides)?.job;
 

@@ -17,7 +17,7 @@ pub struct Line {
     pub points: Vec<(f64, f64)>,
 }
 
-/// A chart whose y axis starts at 0.
+/// A chart whose y axis starts at 0, with room for the legend above the lines.
 pub struct Chart {
     /// Name under docs/, without `.svg`.
     pub file: &'static str,
@@ -36,7 +36,8 @@ impl Chart {
         if self.log_x {
             self.draw(&root, (first..last).log_scale(), |x| format!("{x:.0e}"), lines)?;
         } else {
-            self.draw(&root, first..last, |x| format!("{x}"), lines)?;
+            // Half a rank is no tick.
+            self.draw(&root, first..last, |x| if x.fract() == 0.0 { format!("{x}") } else { String::new() }, lines)?;
         }
         root.present()?;
         println!("\nwritten to {}", path.display());
@@ -61,10 +62,11 @@ impl Chart {
             .margin(12)
             .x_label_area_size(40)
             .y_label_area_size(56)
-            .build_cartesian_2d(x, 0.0..highest * 1.05)
+            .build_cartesian_2d(x, 0.0..highest * 1.25)
             .map_err(|e| failed(&e))?;
         let mut mesh = chart.configure_mesh();
-        mesh.x_desc(self.x).y_desc(self.y).x_label_formatter(&label).light_line_style(TRANSPARENT);
+        mesh.x_desc(self.x).y_desc(self.y).light_line_style(TRANSPARENT);
+        mesh.x_label_formatter(&label).y_label_formatter(&|y| format!("{y}"));
         mesh.draw().map_err(|e| failed(&e))?;
         for (line, color) in lines.iter().zip(COLORS) {
             let series = LineSeries::new(line.points.iter().copied(), color.stroke_width(2)).point_size(3);
