@@ -6,7 +6,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 SCRIPTS := .ci/install .ci/run jobs/demo.sh
 
-.PHONY: help demo test build lint doc bench peer results install
+.PHONY: help demo test build lint doc bench growth decode peer results install
 
 help:
 	@echo 'make demo    build, write a synthetic log, train on it with 2 MPI ranks, compare with the best possible'
@@ -15,6 +15,8 @@ help:
 	@echo 'make lint    check format, warnings and shell scripts'
 	@echo 'make doc     build the documentation of the code'
 	@echo 'make bench   run the benchmarks'
+	@echo 'make growth  time steps against table rows, tasks, ranks and sequence length, and draw docs/growth-*.svg'
+	@echo 'make decode  time the reading of Parquet against pyarrow (installs it under runs/decode)'
 	@echo 'make peer    time tandem against TorchRec (installs PyTorch under runs/peer; needs ../shared/bench)'
 	@echo 'make results train the jobs on public data over several seeds (needs the data of data.root)'
 
@@ -51,7 +53,13 @@ results: build
 	benches/results.py --seeds 5 jobs/census_mmoe.yaml jobs/ml1m_mmoe.yaml jobs/taobao_mmoe.yaml
 
 bench: install
-	cargo bench
+	cargo bench --bench dense --bench throughput --bench table_memory
+
+growth: install
+	cargo bench --bench growth
+
+decode: build
+	benches/decode.py
 
 peer: build
 	benches/peer.py --rounds 3

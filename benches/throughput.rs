@@ -8,12 +8,16 @@
 //! [256, 128] and towers [64]; a step takes 4096 rows. Ranks are threads of this process with one compute
 //! thread each. Everything is repeated in turn, so that a busy machine slows all alike; medians are printed.
 
+#[path = "common/mod.rs"]
+mod common;
+
 use anyhow::Context;
+use common::{median, on_ranks};
 use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
-use tandem::comm::{Comm, threads};
+use tandem::comm::Comm;
 use tandem::config::{self, Checked};
 use tandem::data::lanes::{Cursor, Layout, Order};
 use tandem::data::loader::{Loader, Options};
@@ -105,8 +109,6 @@ struct Rank {
 
 impl Rank {
     fn new(comm: &Comm, folder: &Path, balance: &str) -> anyhow::Result<Self> {
-        // One compute thread: this one.
-        rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build()?;
         let job = job(folder, balance)?;
         let (data, statistics) = open(comm, &job)?;
         let layout = Layout::train(data.plan.rows, GLOBAL_BATCH, None)?;
@@ -264,13 +266,6 @@ fn matrix_speed() -> f64 {
     median((0..4 * REPEATS).map(|_| once(&mut out)).collect())
 }
 
-/// Runs `body` on `ranks` ranks and returns what rank 0 measured.
-fn on_ranks<T: Send>(ranks: usize, body: impl Fn(Comm) -> anyhow::Result<T> + Sync) -> anyhow::Result<T> {
-    let failed = |e: anyhow::Error| tandem::Error::internal(format!("{e:#}"));
-    let mut results = threads::run(ranks, threads::Options::default(), |comm| body(comm).map_err(failed));
-    Ok(results.swap_remove(0)?)
-}
-
 fn alone<T: Send>(body: impl Fn(Comm) -> anyhow::Result<T> + Sync) -> anyhow::Result<T> {
     on_ranks(1, body)
 }
@@ -279,9 +274,4 @@ fn seconds(body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<f64> {
     let start = Instant::now();
     body()?;
     Ok(start.elapsed().as_secs_f64())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

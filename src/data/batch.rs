@@ -8,6 +8,8 @@
 //! slots      position of the row in the global batch, whatever the number of ranks
 //! ```
 
+use std::ops::Range;
+
 /// The ids of one feature for every row of a batch.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct IdColumn {
@@ -21,6 +23,32 @@ impl IdColumn {
     /// The ids of one row.
     pub fn row(&self, row: usize) -> &[u64] {
         &self.ids[self.offsets[row] as usize..self.offsets[row + 1] as usize]
+    }
+
+    fn append_rows(&mut self, column: &Self, rows: &[u32]) {
+        let one_each = || column.offsets.iter().enumerate().all(|(row, &offset)| row == offset as usize);
+        if column.ids.len() + 1 == column.offsets.len() && one_each() {
+            let end = self.ids.len() as u32;
+            self.ids.extend(rows.iter().map(|&row| column.ids[row as usize]));
+            self.offsets.extend(end + 1..=end + rows.len() as u32);
+            return;
+        }
+        self.ids.reserve(column.ids.len());
+        for &row in rows {
+            // Most lists of a column that is not a sequence have one id, for which a copy of slices is slow.
+            match column.row(row as usize) {
+                &[id] => self.ids.push(id),
+                ids => self.ids.extend_from_slice(ids),
+            }
+            self.offsets.push(self.ids.len() as u32);
+        }
+    }
+
+    fn append_range(&mut self, column: &Self, rows: Range<usize>) {
+        let offsets = &column.offsets[rows.start..=rows.end];
+        let (first, end) = (offsets[0], self.ids.len() as u32);
+        self.ids.extend_from_slice(&column.ids[first as usize..offsets[rows.len()] as usize]);
+        self.offsets.extend(offsets[1..].iter().map(|&offset| offset - first + end));
     }
 }
 
@@ -97,15 +125,14 @@ impl Batch {
         self.rows = 0;
     }
 
-    /// Appends some rows of `block`, in the order given. Slots are the caller's to append.
+    /// Appends some rows of `block`, in the order given: column by column, so that it is fast where a column of
+    /// `block` fits a cache. Slots are the caller's to append.
     pub fn append_rows(&mut self, block: &Self, rows: &[u32]) {
         let width = block.dense.len().checked_div(block.rows).unwrap_or(0);
         for (out, column) in self.ids.iter_mut().zip(&block.ids) {
-            for &row in rows {
-                out.ids.extend_from_slice(column.row(row as usize));
-                out.offsets.push(out.ids.len() as u32);
-            }
+            out.append_rows(column, rows);
         }
+        self.dense.reserve(rows.len() * width);
         for &row in rows {
             self.dense.extend_from_slice(&block.dense[row as usize * width..][..width]);
         }
@@ -117,6 +144,25 @@ impl Batch {
             out.extend(rows.iter().map(|&row| group[row as usize]));
         }
         self.origin.extend(rows.iter().map(|&row| block.origin[row as usize]));
+        self.present.resize(self.present.len() + rows.len(), true);
+        self.rows += rows.len();
+    }
+
+    /// Appends consecutive rows of `block`. Slots are the caller's to append.
+    pub fn append_range(&mut self, block: &Self, rows: Range<usize>) {
+        let width = block.dense.len().checked_div(block.rows).unwrap_or(0);
+        for (out, column) in self.ids.iter_mut().zip(&block.ids) {
+            out.append_range(column, rows.clone());
+        }
+        self.dense.extend_from_slice(&block.dense[rows.start * width..rows.end * width]);
+        for (out, target) in self.targets.iter_mut().zip(&block.targets) {
+            out.label.extend_from_slice(&target.label[rows.clone()]);
+            out.weight.extend_from_slice(&target.weight[rows.clone()]);
+        }
+        for (out, group) in self.groups.iter_mut().zip(&block.groups) {
+            out.extend_from_slice(&group[rows.clone()]);
+        }
+        self.origin.extend_from_slice(&block.origin[rows.clone()]);
         self.present.resize(self.present.len() + rows.len(), true);
         self.rows += rows.len();
     }
@@ -138,5 +184,69 @@ impl Batch {
         self.present.push(false);
         self.origin.push(Origin::default());
         self.rows += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A batch whose rows have `lists` of ids in a first column and one id in a second.
+    fn batch(lists: &[Vec<u64>]) -> Batch {
+        let mut batch = Batch::empty(2, 1, 1);
+        for (row, ids) in lists.iter().enumerate() {
+            for (column, ids) in batch.ids.iter_mut().zip([ids.as_slice(), &[row as u64 + 100]]) {
+                column.ids.extend_from_slice(ids);
+                column.offsets.push(column.ids.len() as u32);
+            }
+            batch.dense.extend([row as f32, -(row as f32)]);
+            batch.targets[0].label.push(row as f32 + 0.5);
+            batch.targets[0].weight.push(1.0 / (row as f32 + 1.0));
+            batch.groups[0].push(row as u64 + 1000);
+            batch.origin.push(Origin { row_group: 3, row: row as u32 });
+            batch.present.push(true);
+        }
+        batch.rows = lists.len();
+        batch
+    }
+
+    proptest! {
+        #[test]
+        fn rows_arrive_whole_and_in_order(
+            lists in prop::collection::vec(prop::collection::vec(0u64..9, 0..4), 1..20),
+            picks in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
+        ) {
+            let block = batch(&lists);
+            let picks: Vec<u32> = picks.iter().map(|pick| pick.index(lists.len()) as u32).collect();
+            let mut picked = batch(&lists[..1]);
+            picked.append_rows(&block, &picks);
+            for (row, &from) in std::iter::once(&0).chain(&picks).enumerate() {
+                let from = from as usize;
+                for (out, column) in picked.ids.iter().zip(&block.ids) {
+                    prop_assert_eq!(out.row(row), column.row(from));
+                }
+                prop_assert_eq!(&picked.dense[2 * row..2 * row + 2], &block.dense[2 * from..2 * from + 2]);
+                let target = |batch: &Batch, row: usize| (batch.targets[0].label[row], batch.targets[0].weight[row]);
+                prop_assert_eq!(target(&picked, row), target(&block, from));
+                prop_assert_eq!((picked.groups[0][row], picked.origin[row]), (block.groups[0][from], block.origin[from]));
+            }
+            prop_assert_eq!((picked.rows, picked.present.len()), (1 + picks.len(), 1 + picks.len()));
+        }
+
+        #[test]
+        fn a_range_is_its_rows_one_by_one(
+            lists in prop::collection::vec(prop::collection::vec(0u64..9, 0..4), 1..20),
+            ends in (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
+        ) {
+            let block = batch(&lists);
+            let (a, b) = (ends.0.index(lists.len() + 1), ends.1.index(lists.len() + 1));
+            let range = a.min(b)..a.max(b);
+            let rows: Vec<u32> = range.clone().map(|row| row as u32).collect();
+            let (mut by_range, mut by_row) = (batch(&lists[..1]), batch(&lists[..1]));
+            by_range.append_range(&block, range);
+            by_row.append_rows(&block, &rows);
+            prop_assert_eq!(by_range, by_row);
+        }
     }
 }

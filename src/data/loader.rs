@@ -14,7 +14,7 @@ use super::reader::{Columns, Files};
 use super::schema::Schema;
 use super::statistics::Statistics;
 use super::store::Store;
-use super::stream::{LaneStream, Part, pieces_left};
+use super::stream::{LaneStream, Part, Scratch, pieces_left};
 use crate::error::{Error, Result};
 use crate::guard;
 use std::collections::VecDeque;
@@ -236,6 +236,7 @@ impl Shared {
 
     /// The loop of a decoding thread.
     fn run(&self) {
+        let mut scratch = Scratch::default();
         loop {
             let mut state = self.lock();
             let (lane, mut stream) = loop {
@@ -248,7 +249,9 @@ impl Shared {
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
             };
             drop(state);
-            let taken = self.timed(|| stream.take(self.layout.rows_per_lane)).map_err(|error| stream.named(error));
+            let taken = self
+                .timed(|| stream.take(self.layout.rows_per_lane, &mut scratch))
+                .map_err(|error| stream.named(error));
             if let Some((step, parts)) = self.deliver(lane, stream, taken) {
                 let batch = self.timed(|| self.assemble(parts));
                 let mut state = self.lock();
@@ -298,7 +301,7 @@ impl Shared {
             let first = lane * self.layout.rows_per_lane;
             let before = batch.rows;
             for part in parts.unwrap_or_else(|| Ok(Vec::new()))? {
-                batch.append_rows(&part.block, &part.rows);
+                batch.append_range(&part.block, part.rows);
             }
             batch.slots.extend((first..first + batch.rows - before).map(|slot| slot as u32));
         }

@@ -9,15 +9,25 @@ use super::reader::{Files, PieceReader};
 use super::statistics::Statistics;
 use crate::error::{Error, Result};
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Small windows are decoded together, up to this many rows: a row at a time would be slow.
 const BLOCK_ROWS: u64 = 4096;
 
-/// Rows of one decoded block, in the order they are to be read.
+/// Rows of one decoded block.
 pub(super) struct Part {
     pub block: Arc<Batch>,
-    pub rows: Vec<u32>,
+    pub rows: Range<usize>,
+}
+
+/// Memory that a decoding thread keeps from block to block.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// A block in the order of the file, of whichever lane is being decoded.
+    file_order: Option<Batch>,
+    /// The order in which its rows are read.
+    sequence: Vec<u32>,
 }
 
 /// A lane being read.
@@ -36,9 +46,8 @@ pub(super) struct LaneStream {
     /// What is still to be read after `reader`.
     pieces: VecDeque<Piece>,
     reader: Option<PieceReader>,
-    /// The decoded block, its reading order, and how much of that is taken.
+    /// The decoded block, in the order it is read, and how much of it is taken.
     block: Arc<Batch>,
-    sequence: Vec<u32>,
     position: usize,
 }
 
@@ -84,7 +93,6 @@ impl LaneStream {
             position: (taken - start) as usize,
             epoch: cursor.epoch,
             decoded: start,
-            sequence: Vec::new(),
             reader: None,
             files,
             layout,
@@ -95,24 +103,23 @@ impl LaneStream {
         })
     }
 
-    /// The next `rows` rows; fewer, or none, at the end of the lane.
-    pub fn take(&mut self, rows: usize) -> Result<Vec<Part>> {
+    /// The next `rows` rows; fewer, or none, at the end of the lane. `scratch` is for memory only.
+    pub fn take(&mut self, rows: usize, scratch: &mut Scratch) -> Result<Vec<Part>> {
         let mut parts = Vec::new();
         let mut wanted = rows;
         while wanted > 0 {
             // A cursor inside the first window leaves `position` beyond a block that is yet to be decoded.
-            while self.position >= self.sequence.len() && self.decoded < self.length {
-                self.position -= self.sequence.len();
-                self.decode_block()?;
+            while self.position >= self.block.rows && self.decoded < self.length {
+                self.position -= self.block.rows;
+                self.decode_block(scratch)?;
             }
-            let left = self.sequence.get(self.position..).unwrap_or(&[]);
-            let some = &left[..wanted.min(left.len())];
-            if some.is_empty() {
+            let some = wanted.min(self.block.rows.saturating_sub(self.position));
+            if some == 0 {
                 break;
             }
-            parts.push(Part { block: self.block.clone(), rows: some.to_vec() });
-            self.position += some.len();
-            wanted -= some.len();
+            parts.push(Part { block: self.block.clone(), rows: self.position..self.position + some });
+            self.position += some;
+            wanted -= some;
         }
         Ok(parts)
     }
@@ -125,18 +132,28 @@ impl LaneStream {
         }
     }
 
-    fn decode_block(&mut self) -> Result<()> {
+    /// Decodes one block and puts it in order at once, while it is in the cache: rows that are picked out of many
+    /// lanes' blocks step after step would each be fetched from memory.
+    fn decode_block(&mut self, scratch: &mut Scratch) -> Result<()> {
         let base = self.decoded;
-        self.sequence.clear();
+        let Scratch { sequence, file_order } = scratch;
+        sequence.clear();
         while self.decoded < self.length && self.decoded - base < BLOCK_ROWS {
             let window = self.order.window_at(&self.layout, self.lane, self.decoded);
             self.decoded = window.1.end;
-            self.order.window_rows(self.epoch, self.lane, window, base, &mut self.sequence);
+            self.order.window_rows(self.epoch, self.lane, window, base, sequence);
+        }
+        let file_order = file_order.get_or_insert_with(|| self.decoder.empty());
+        file_order.clear();
+        let rows = (self.decoded - base) as usize;
+        while file_order.rows < rows {
+            self.read_into(file_order, rows)?;
         }
         let mut block = self.decoder.empty();
-        let rows = (self.decoded - base) as usize;
-        while block.rows < rows {
-            self.read_into(&mut block, rows)?;
+        if self.order.window > 1 {
+            block.append_rows(file_order, sequence);
+        } else {
+            std::mem::swap(&mut block, file_order);
         }
         self.block = Arc::new(block);
         Ok(())
