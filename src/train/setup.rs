@@ -3,12 +3,13 @@
 use super::dense::DensePart;
 use super::losses::TaskSpec;
 use super::step::Trainable;
+use crate::balance::Needs;
 use crate::comm::Comm;
 use crate::config::job::{Feature, Job, Pooling, TaskKind};
-use crate::data::schema::{IdFeature, Schema};
+use crate::data::schema::{IdColumnUse, Schema, Side};
 use crate::embedding::{BagKind, BagSpec, Embeddings, Pool, TableSpec};
 use crate::error::{Error, Result};
-use crate::model::{self, Field, Input, InputSpec, Model, Sequence, SequenceSpec};
+use crate::model::{self, Field, Input, InputSpec, Model, PairSpec, Sequence, SequenceSpec};
 use crate::nn::{Context, Graph, Kernels, Loss, ParamStore, Pass, Precision};
 use crate::{balance, optim};
 use candle_core::{Device, Tensor};
@@ -29,6 +30,12 @@ pub fn build(comm: &Comm, job: &mut Job, schema: &Schema) -> Result<Trainable> {
     let optimizer = optim::build(&mut job.optimizer.dense)?;
     let dense = DensePart::new(&store, &shared, optimizer, job.optimizer.clip_norm, comm.as_ref())?;
     let balancer = balance::build(&mut job.balance, tasks.len())?;
+    if balancer.needs() == Needs::Gram && store.len() == 0 {
+        let (balance, model) = (&job.balance.kind, &job.model.kind);
+        return Err(Error::job(format!("`{balance}` weighs gradients of dense parameters, and `{model}` has none"))
+            .at("key", "balance.kind")
+            .fix("use a method that weighs losses, such as `uniform` or `uncertainty`"));
+    }
     let mut embeddings = Embeddings::new(tables, bags, job.checkpoint.buckets, job.seed, comm.rank(), comm.size())?;
     if let Some(limit) = job.memory_limit {
         embeddings = embeddings.with_memory_limit(limit.0);
@@ -43,6 +50,7 @@ fn task_specs(job: &Job) -> Vec<TaskSpec> {
             TaskKind::Binary => (Loss::BinaryCrossEntropy, 1),
             TaskKind::Regression => (Loss::SquaredError, 1),
             TaskKind::Multiclass => (Loss::CrossEntropy, task.classes.unwrap_or(2)),
+            TaskKind::Bpr => (Loss::Bpr, task.negatives.unwrap_or_default().count),
         };
         TaskSpec { name: task.name.clone(), loss, outputs, weight: task.weight }
     };
@@ -67,20 +75,24 @@ fn table_specs(job: &mut Job, schema: &Schema) -> Result<Vec<TableSpec>> {
     Ok(specs)
 }
 
-/// One bag per id feature.
+/// One bag per column of a batch's ids.
 fn bag_specs(job: &Job, schema: &Schema, tables: &[TableSpec]) -> Vec<BagSpec> {
-    let spec = |id: &IdFeature| {
+    let spec = |IdColumnUse { feature, side }: IdColumnUse| {
+        let id = &schema.id_features[feature];
         let feature = &job.features[id.feature];
-        let kind = match feature.pooling() {
-            Pooling::Sum => BagKind::Pooled(Pool::Sum),
-            Pooling::Mean => BagKind::Pooled(Pool::Mean),
+        let kind = match (side, feature.pooling()) {
+            // When not training a side can have several ids: their mean then scores the mean of their scores.
+            (Some(Side::Left | Side::Right), _) => BagKind::Pooled(Pool::Mean),
+            (Some(Side::Negatives(count)), _) => BagKind::Sequence { max_len: count },
+            (None, Pooling::Sum) => BagKind::Pooled(Pool::Sum),
+            (None, Pooling::Mean) => BagKind::Pooled(Pool::Mean),
             // Only a `sequence` has these, and that always has a longest length.
-            Pooling::Attention | Pooling::None => BagKind::Sequence { max_len: feature.max_len().unwrap_or(1) },
+            (None, Pooling::Attention | Pooling::None) => BagKind::Sequence { max_len: feature.max_len().unwrap_or(1) },
         };
         let table = tables.iter().position(|table| table.name == id.table).unwrap_or(0);
         BagSpec { name: id.name.clone(), table, kind }
     };
-    schema.id_features.iter().map(spec).collect()
+    schema.id_columns().into_iter().map(spec).collect()
 }
 
 fn input_spec(
@@ -102,13 +114,38 @@ fn input_spec(
         spec.fields.push(Field { name: bag.name.clone(), start, width });
         start += width;
     }
-    for (bag, id) in bags.iter().zip(&schema.id_features) {
+    let columns = schema.id_columns();
+    for (bag, column) in bags.iter().zip(&columns) {
         if let BagKind::Sequence { max_len } = bag.kind {
-            let target = sequence_target(&job.features[id.feature], &spec.fields)?;
+            let target = match column.side {
+                None => sequence_target(&job.features[schema.id_features[column.feature].feature], &spec.fields)?,
+                Some(_) => None,
+            };
             spec.sequences.push(SequenceSpec { name: bag.name.clone(), max_len, dim: tables[bag.table].dim, target });
         }
     }
+    spec.pairs = pair_specs(&columns);
     Ok(spec)
+}
+
+/// Where the sides of each task's pair stand: fields and sequences are numbered in the order of the id columns.
+fn pair_specs(columns: &[IdColumnUse]) -> Vec<PairSpec> {
+    let mut pairs: Vec<PairSpec> = Vec::new();
+    let (mut fields, mut sequences) = (0, 0);
+    for side in columns.iter().filter_map(|column| column.side) {
+        match (side, pairs.last_mut()) {
+            (Side::Left, _) => {
+                pairs.push(PairSpec { left: fields, right: fields + 1, drawn: None });
+                fields += 2;
+            }
+            (Side::Negatives(_), Some(pair)) => {
+                pair.drawn = Some(sequences);
+                sequences += 1;
+            }
+            _ => {}
+        }
+    }
+    pairs
 }
 
 /// The field that attends over a sequence, for attention pooling.

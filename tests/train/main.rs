@@ -12,4 +12,5 @@ mod mpi;
 mod program;
 mod ranks;
 mod resume;
+mod retrieval;
 mod uneven;

@@ -1,0 +1,148 @@
+//! Tasks that are relations: from the ids of features to the sides of each task's pair.
+//!
+//! ```text
+//! ids of features     user [7]   item [3]   genres [1, 5, 8]      of a row of block
+//! pairs, training     like: [7] [3] [drawn: 9]     genre: [3] [drawn of the list: 5] [drawn: 2]
+//! pairs, otherwise    like: [7] [3] []             genre: [3] [1, 5, 8] []
+//! ```
+//!
+//! A row that does not carry a pair (`where` is false, an id is null) has no ids for it, so that its embedding rows
+//! are neither fetched nor trained. What is drawn is a function of the seed, the task, the epoch and the address of the
+//! row in the log: no rank, lane or batch takes part.
+
+use super::batch::{Batch, IdColumn};
+use super::negatives::below;
+use super::relations::{Relation, Relations};
+use super::schema::{PairColumns, Purpose, Schema};
+use crate::error::{Error, Result};
+use crate::random;
+use std::sync::Arc;
+
+/// Purposes of draws of one row.
+const ELEMENT: u64 = 0;
+const NEGATIVE: u64 = 1;
+
+/// What draws depend on beside the row.
+#[derive(Debug, Clone, Default)]
+pub struct Pairing {
+    /// What the training log pairs.
+    pub relations: Option<Arc<Relations>>,
+    /// Seed of the job.
+    pub seed: u64,
+    /// Epoch, from 0.
+    pub epoch: u64,
+}
+
+/// The sides of one task's pairs, row after row.
+struct Columns<'a> {
+    left: &'a IdColumn,
+    right: &'a IdColumn,
+    out: [IdColumn; 3],
+}
+
+impl Pairing {
+    /// Replaces the ids of features by those of pairs ([`Schema::id_columns`]), and takes the weight of rows that do
+    /// not carry one. Without effect where tasks are no pairs.
+    ///
+    /// # Errors
+    /// Training without [`Pairing::relations`].
+    pub fn apply(&self, schema: &Schema, mut batch: Batch) -> Result<Batch> {
+        if !schema.has_pairs() {
+            return Ok(batch);
+        }
+        let features = std::mem::take(&mut batch.ids);
+        for (index, task) in schema.tasks.iter().enumerate() {
+            let Some(pair) = &task.pair else { continue };
+            let columns =
+                Columns { left: &features[pair.left], right: &features[pair.right], out: [(); 3].map(|()| empty()) };
+            let [left, right, negatives] = match schema.purpose {
+                Purpose::Train => {
+                    let relation = self.relation(index, pair)?;
+                    self.training(columns, &mut batch, index, (pair, relation), random::text(&task.name))
+                }
+                Purpose::Evaluate => as_they_are(columns, &mut batch, index, false),
+                Purpose::Predict => as_they_are(columns, &mut batch, index, true),
+            };
+            batch.ids.extend([left, right]);
+            batch.ids.extend(pair.negatives.is_some().then_some(negatives));
+        }
+        Ok(batch)
+    }
+
+    fn relation(&self, task: usize, pair: &PairColumns) -> Result<Option<&Relation>> {
+        if pair.negatives.is_none() {
+            return Ok(None);
+        }
+        let relation = self.relations.as_ref().and_then(|relations| relations.of(task));
+        relation.map(Some).ok_or_else(|| Error::internal("negatives are to be drawn from nothing"))
+    }
+
+    fn training(
+        &self,
+        columns: Columns,
+        batch: &mut Batch,
+        task: usize,
+        (pair, relation): (&PairColumns, Option<&Relation>),
+        name: u64,
+    ) -> [IdColumn; 3] {
+        let Columns { left, right, mut out } = columns;
+        let weights = &mut batch.targets[task].weight;
+        for (row, origin) in batch.origin.iter().enumerate() {
+            let key = random::hash(self.seed, &[name, self.epoch, origin.row_group.into(), origin.row.into()]);
+            let negatives = out[2].ids.len();
+            let carried = weights[row] != 0.0 && {
+                match (left.row(row).first(), right.row(row)) {
+                    (None, _) | (_, []) => false,
+                    (Some(&left), rights) => {
+                        out[0].ids.push(left);
+                        out[1].ids.push(rights[below(random::hash(key, &[ELEMENT]), rights.len())]);
+                        let draws = relation.zip(pair.negatives).is_none_or(|(relation, negatives)| {
+                            let known = relation.known(left).unwrap_or(&[]);
+                            let draw = |n| relation.negative(known, random::hash(key, &[NEGATIVE, n as u64]));
+                            let drawn: Option<Vec<u64>> = (0..negatives.count).map(draw).collect();
+                            drawn.map(|drawn| out[2].ids.extend(drawn)).is_some()
+                        });
+                        if !draws {
+                            // Everything is a known positive of this id: there is nothing to learn from it.
+                            out[0].ids.pop();
+                            out[1].ids.pop();
+                        }
+                        draws
+                    }
+                }
+            };
+            if !carried {
+                weights[row] = 0.0;
+                out[2].ids.truncate(negatives);
+            }
+            out.iter_mut().for_each(close_row);
+        }
+        out
+    }
+}
+
+/// Pairs to be scored: all right-hand ids of a row, and no negatives. `unlabelled` rows carry a pair by having its
+/// ids.
+fn as_they_are(columns: Columns, batch: &mut Batch, task: usize, unlabelled: bool) -> [IdColumn; 3] {
+    let Columns { left, right, mut out } = columns;
+    let weights = &mut batch.targets[task].weight;
+    for (row, weight) in weights.iter_mut().enumerate() {
+        let (left, rights) = (left.row(row), right.row(row));
+        if left.is_empty() || rights.is_empty() {
+            *weight = 0.0;
+        } else if unlabelled || *weight != 0.0 {
+            out[0].ids.extend_from_slice(left);
+            out[1].ids.extend_from_slice(rights);
+        }
+        out.iter_mut().for_each(close_row);
+    }
+    out
+}
+
+fn empty() -> IdColumn {
+    IdColumn { offsets: vec![0], ids: Vec::new() }
+}
+
+fn close_row(column: &mut IdColumn) {
+    column.offsets.push(column.ids.len() as u32);
+}
