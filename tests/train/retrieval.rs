@@ -62,7 +62,7 @@ fn lists(rows: Range<u64>, of: impl Fn(u64) -> Vec<u64>) -> ArrayRef {
 }
 
 fn tags(row: u64) -> Vec<u64> {
-    vec![item(row) % 5, 10 + item(row) % 3]
+    vec![item(row) % 5, 10 + (draw(row, "tag") * 8.0) as u64]
 }
 
 fn columns(rows: Range<u64>) -> log::Columns {
@@ -222,8 +222,9 @@ fn equal_scores_are_in_the_order_of_their_ids() {
     let run_dir = place.path("run");
     let never = "tables={user: {admission: {min_count: 9999}}, item: {admission: {min_count: 9999}}}";
     train(&place.job(&[never, "train.max_steps=2"]), 1, &run_dir, How::default());
-    assert_eq!(State::read(&newest(&run_dir)).sightings("tag"), State::read(&newest(&run_dir)).sightings("tag"));
-    check_against_reference(&place, &newest(&run_dir));
+    assert!(State::read(&newest(&run_dir)).waiting("item") > 5);
+    let reports = check_against_reference(&place, &newest(&run_dir));
+    assert!(reports[0].get("recall@3").is_some_and(|recall| recall < 1.0));
 }
 
 #[test]
@@ -332,8 +333,8 @@ fn the_program_trains_evaluates_predicts_and_inspects() {
     let Some(done) = tandem(2, &eval) else { return };
     assert!(done.status.code() == Some(1) && text_of(&done).contains("--train"), "{}", text_of(&done));
     std::fs::rename(place.path("valid"), place.path("train")).unwrap();
-    let eval = ["eval", text(&checkpoint), "--data", text(&place.path("train"))];
-    let Some(done) = tandem(2, &eval) else { return };
+    let other = place.path("train");
+    let Some(done) = tandem(2, &["eval", text(&checkpoint), "--data", text(&other)]) else { return };
     assert!(done.status.code() == Some(1) && text_of(&done).contains("not those that"), "{}", text_of(&done));
 }
 
