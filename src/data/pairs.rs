@@ -86,39 +86,42 @@ impl Pairing {
         name: u64,
     ) -> [IdColumn; 3] {
         let Columns { left, right, mut out } = columns;
-        let weights = &mut batch.targets[task].weight;
-        for (row, origin) in batch.origin.iter().enumerate() {
+        let draws = relation.zip(pair.negatives).map(|(relation, negatives)| (relation, negatives.count));
+        for ((row, origin), weight) in batch.origin.iter().enumerate().zip(&mut batch.targets[task].weight) {
             let key = random::hash(self.seed, &[name, self.epoch, origin.row_group.into(), origin.row.into()]);
-            let negatives = out[2].ids.len();
-            let carried = weights[row] != 0.0 && {
-                match (left.row(row).first(), right.row(row)) {
-                    (None, _) | (_, []) => false,
-                    (Some(&left), rights) => {
-                        out[0].ids.push(left);
-                        out[1].ids.push(rights[below(random::hash(key, &[ELEMENT]), rights.len())]);
-                        let draws = relation.zip(pair.negatives).is_none_or(|(relation, negatives)| {
-                            let known = relation.known(left).unwrap_or(&[]);
-                            let draw = |n| relation.negative(known, random::hash(key, &[NEGATIVE, n as u64]));
-                            let drawn: Option<Vec<u64>> = (0..negatives.count).map(draw).collect();
-                            drawn.map(|drawn| out[2].ids.extend(drawn)).is_some()
-                        });
-                        if !draws {
-                            // Everything is a known positive of this id: there is nothing to learn from it.
-                            out[0].ids.pop();
-                            out[1].ids.pop();
-                        }
-                        draws
-                    }
+            let ids = (left.row(row), right.row(row));
+            match (*weight != 0.0).then(|| sample(ids, draws, key, &mut out[2].ids)).flatten() {
+                Some((left, right)) => {
+                    out[0].ids.push(left);
+                    out[1].ids.push(right);
                 }
-            };
-            if !carried {
-                weights[row] = 0.0;
-                out[2].ids.truncate(negatives);
+                None => *weight = 0.0,
             }
             out.iter_mut().for_each(close_row);
         }
         out
     }
+}
+
+/// The pair of a row with these ids; what is drawn against it is appended to `drawn`. `None`, with nothing drawn, where an
+/// id is missing or everything is a known positive of the left one: there is nothing to learn from that.
+fn sample(
+    (left, right): (&[u64], &[u64]),
+    draws: Option<(&Relation, usize)>,
+    key: u64,
+    drawn: &mut Vec<u64>,
+) -> Option<(u64, u64)> {
+    let &left = left.first()?;
+    if right.is_empty() {
+        return None;
+    }
+    if let Some((relation, count)) = draws {
+        let known = relation.known(left).unwrap_or(&[]);
+        for number in 0..count as u64 {
+            drawn.push(relation.negative(known, random::hash(key, &[NEGATIVE, number]))?);
+        }
+    }
+    Some((left, right[below(random::hash(key, &[ELEMENT]), right.len())]))
 }
 
 /// Pairs to be scored: all right-hand ids of a row, and no negatives. `unlabelled` rows carry a pair by having its

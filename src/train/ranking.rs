@@ -24,6 +24,9 @@ use rayon::prelude::*;
 /// Queries that all ranks score at a time.
 const CHUNK_QUERIES: usize = 1024;
 
+/// The values of one task's rankings, by name.
+type Values = Vec<(Name, Value)>;
+
 /// The positives of the ranked tasks in the rows of one rank.
 #[derive(Debug)]
 pub struct Positives {
@@ -106,7 +109,7 @@ impl Positives {
         comm: &dyn Communicator,
         trainable: &mut Trainable,
         relations: Option<&Relations>,
-    ) -> Result<Vec<(usize, Vec<(Name, Value)>)>> {
+    ) -> Result<Vec<(usize, Values)>> {
         let one = |ranked: Ranked| {
             let task = ranked.task;
             let relation = relations.and_then(|relations| relations.of(task));
@@ -118,12 +121,7 @@ impl Positives {
 }
 
 impl Ranked {
-    fn values(
-        self,
-        comm: &dyn Communicator,
-        trainable: &mut Trainable,
-        relation: &Relation,
-    ) -> Result<Vec<(Name, Value)>> {
+    fn values(self, comm: &dyn Communicator, trainable: &mut Trainable, relation: &Relation) -> Result<Values> {
         let mut ranking = Ranking::new(&self.at);
         let queries = queries(Pair::to_owners(comm, self.pairs)?, relation, &mut ranking);
         let k = ranking.longest().min(relation.candidates().len());
@@ -256,7 +254,7 @@ fn queries(pairs: Vec<Pair>, relation: &Relation, ranking: &mut Ranking) -> Vec<
         let known = relation.known(left)?;
         let candidates = of.iter().filter_map(|pair| relation.index_of(pair.right));
         let relevant: Vec<u32> = candidates.filter(|index| known.binary_search(index).is_err()).collect();
-        (!relevant.is_empty()).then(|| Query { left, relevant })
+        (!relevant.is_empty()).then_some(Query { left, relevant })
     };
     let mut found = Vec::new();
     for query in by_left(&pairs).map(query) {

@@ -30,7 +30,7 @@ pub fn build(comm: &Comm, job: &mut Job, schema: &Schema) -> Result<Trainable> {
     let optimizer = optim::build(&mut job.optimizer.dense)?;
     let dense = DensePart::new(&store, &shared, optimizer, job.optimizer.clip_norm, comm.as_ref())?;
     let balancer = balance::build(&mut job.balance, tasks.len())?;
-    if balancer.needs() == Needs::Gram && store.len() == 0 {
+    if balancer.needs() == Needs::Gram && store.is_empty() {
         let (balance, model) = (&job.balance.kind, &job.model.kind);
         return Err(Error::job(format!("`{balance}` weighs gradients of dense parameters, and `{model}` has none"))
             .at("key", "balance.kind")
