@@ -270,7 +270,12 @@ type Build = fn(&mut Component) -> tandem::Result<()>;
 /// What is chosen by `kind`: the section of docs/job.md, and how one is built.
 const COMPONENTS: [(&str, Build); 6] = [
     ("model", |component| {
+        let field = |name: &str, start| model::Field { name: name.to_string(), start, width: 2 };
+        let pair = model::PairSpec { left: 0, right: 1, drawn: None };
         let input = model::InputSpec {
+            fields: vec![field("user", 0), field("item", 2)],
+            // Only matrix factorisation reads pairs, and it reads nothing else.
+            pairs: if component.kind == "mf" { vec![pair; 2] } else { Vec::new() },
             dense_width: 2,
             outputs: vec![1, 1],
             tasks: vec!["click".to_string(), "buy".to_string()],

@@ -17,7 +17,7 @@ use tandem::observe::{Stage, Stages};
 use tandem::random;
 use tandem::train::dataset::Dataset;
 use tandem::train::run::Run;
-use tandem::train::step::StepInput;
+use tandem::train::step::{Clock, StepInput};
 
 pub const GLOBAL_BATCH: usize = 4096;
 pub const NUMERIC: usize = 13;
@@ -166,7 +166,8 @@ impl Rank {
     pub fn train(&mut self, batches: &[Batch]) -> anyhow::Result<Times> {
         let (stages, start) = (Stages::start(), Instant::now());
         for batch in batches {
-            let input = StepInput { batch, plan: &self.plan, step: self.steps, lr_factor: 1.0, stop: false };
+            let clock = Clock { step: self.steps, steps_per_epoch: 1, total_steps: 1 };
+            let input = StepInput { batch, plan: &self.plan, clock, lr_factor: 1.0, stop: false };
             self.run.trainable.step(&self.comm, &input, &stages)?;
             self.steps += 1;
         }

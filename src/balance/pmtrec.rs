@@ -108,7 +108,7 @@ pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn B
     if options.main >= tasks {
         return wrong("main", format!("give the number of a task, from 0 to {}", tasks.saturating_sub(1)));
     }
-    if !(options.tau > 0.0) {
+    if options.tau.is_nan() || options.tau <= 0.0 {
         return wrong("tau", "give a number above 0".to_string());
     }
     if !(0.0..1.0).contains(&options.rho) {
@@ -117,7 +117,7 @@ pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn B
     if !(0.0..=1.0).contains(&options.lambda_max) {
         return wrong("lambda_max", "give a number from 0 to 1".to_string());
     }
-    if !(options.focus_until > 0.0) {
+    if options.focus_until.is_nan() || options.focus_until <= 0.0 {
         return wrong("focus_until", "give a share of the training above 0, such as 0.5".to_string());
     }
     component.resolve(&options)?;

@@ -3,6 +3,7 @@
 use super::Voice;
 use crate::comm::{Comm, launch};
 use crate::config::job::Paths;
+use crate::data::relations::Relations;
 use crate::data::schema::Purpose;
 use crate::data::store::{Local, Store};
 use crate::error::{Error, Result};
@@ -23,6 +24,10 @@ pub struct Args {
     /// Globs, folders or files of the rows, with their labels.
     #[arg(long, required = true, num_args = 1..)]
     data: Vec<String>,
+    /// Globs, folders or files of the rows that the model was trained on; default: those of its job. Read only where
+    /// a task is ranked, for its candidates and known positives.
+    #[arg(long, num_args = 1..)]
+    train: Vec<String>,
     /// Rows of one batch over all ranks.
     #[arg(long, value_name = "ROWS", default_value_t = 8192, value_parser = super::count)]
     global_batch: usize,
@@ -45,13 +50,15 @@ pub fn run(args: Args, voice: Voice) -> i32 {
 
 fn eval(comm: &Comm, args: &Args) -> Result<i32> {
     let mut trained = Trained::load(comm, &args.checkpoint)?;
+    let store: Arc<dyn Store> = Arc::new(Local);
+    let relations = relations(comm, &trained, &store, &args.train)?;
     // Paths on the command line are the user's own: the job's `data.root` is not theirs.
     trained.job.data.root = None;
-    let store: Arc<dyn Store> = Arc::new(Local);
     let paths = Paths::Many(args.data.clone());
-    let data = Dataset::open(comm, &store, &trained.job, Some(&paths), Purpose::Evaluate)
+    let mut data = Dataset::open(comm, &store, &trained.job, Some(&paths), Purpose::Evaluate)
         .map_err(|error| super::about_data(error, "to score rows without labels use `tandem predict`"))?
         .ok_or_else(|| Error::internal("no data to evaluate"))?;
+    data.relations = relations;
     let stages = Stages::start();
     let reports = data.evaluate(comm, &mut trained.trainable, &trained.statistics, args.global_batch, &stages)?;
     if comm.rank() != 0 {
@@ -70,4 +77,32 @@ fn eval(comm: &Comm, args: &Args) -> Result<i32> {
         head + &metric::render(&reports)
     })?;
     Ok(0)
+}
+
+/// What the training log pairs, where a task is ranked. It must be the log that the model was trained on, unless the
+/// user names one.
+fn relations(
+    comm: &Comm,
+    trained: &Trained,
+    store: &Arc<dyn Store>,
+    patterns: &[String],
+) -> Result<Option<Arc<Relations>>> {
+    let mut job = trained.job.clone();
+    if job.tasks.iter().all(|task| task.ranked_at().is_empty()) {
+        return Ok(None);
+    }
+    if !patterns.is_empty() {
+        job.data.root = None;
+        job.data.train = Paths::Many(patterns.to_vec());
+    }
+    const RANKED: &str = "name the rows it was trained on with --train: their pairs are not ranked";
+    let log = Dataset::open(comm, store, &job, Some(&job.data.train), Purpose::Train)
+        .map_err(|error| error.fix(RANKED))?
+        .ok_or_else(|| Error::internal("no training data"))?;
+    if patterns.is_empty() && log.fingerprint() != trained.trained_on {
+        return Err(Error::data("the rows of the job's `data.train` are not those that the model was trained on")
+            .fix(RANKED)
+            .agreed());
+    }
+    log.collect_relations(comm, &trained.statistics)
 }

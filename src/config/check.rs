@@ -4,12 +4,13 @@
 //! names one key; the first problem found, from the top of the job down, is the one reported.
 
 mod features;
+mod pairs;
 mod tables;
 mod tasks;
 #[cfg(test)]
 mod tests;
 
-use super::job::{Data, Eval, Train};
+use super::job::{Data, Eval, Task, Train};
 use super::{Bytes, Job};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, HashSet};
@@ -42,6 +43,7 @@ impl Checked {
                 feature.dim = table_dims.get(feature.table()).copied();
             }
         }
+        job.tasks.iter_mut().for_each(Task::fill);
         Ok(Self { job, table_dims })
     }
 
@@ -74,6 +76,7 @@ pub fn check(job: &Job) -> Result<()> {
     features::check(job)?;
     tables::check(job)?;
     tasks::check(job)?;
+    pairs::check(job)?;
     if job.optimizer.clip_norm.is_some_and(|norm| !(norm.is_finite() && norm > 0.0)) {
         return Err(wrong("optimizer.clip_norm", "a norm to clip to must be finite and above 0")
             .fix("leave it out for no clipping"));

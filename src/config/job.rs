@@ -1,5 +1,9 @@
 //! The job as written in YAML: what serde can read. What it must also satisfy is in [`super::check`].
 
+mod relation;
+
+pub use relation::{Negatives, Ranking};
+
 use super::units::auto_or_number;
 use super::{Bytes, Component, Every};
 use crate::comm::WireFormat;
@@ -294,15 +298,25 @@ pub enum EvictionPolicy {
 pub struct Task {
     /// Name of the task.
     pub name: String,
-    /// The label column.
-    pub label: String,
+    /// The label column; `bpr` has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
     /// What is predicted.
     #[serde(default)]
     pub kind: TaskKind,
+    /// `model: {kind: mf}`: the features, left and right, whose embeddings are multiplied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pair: Option<[String; 2]>,
+    /// `bpr`: what is drawn against each pair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negatives: Option<Negatives>,
+    /// Full ranking of all right-hand ids in evaluation; on for `bpr`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranking: Option<Ranking>,
     /// `multiclass`: number of classes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<usize>,
-    /// Only rows where this column is true (non-zero) carry the label.
+    /// Only rows where this column is true (non-zero) carry the label, or the pair.
     #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
     pub where_column: Option<String>,
     /// Static weight of the task.
@@ -324,6 +338,8 @@ pub enum TaskKind {
     Regression,
     /// A class in 0..classes; softmax cross-entropy.
     Multiclass,
+    /// No label: the pair of the row must score above drawn ones (Rendle et al., UAI 2009).
+    Bpr,
 }
 
 /// `optimizer:`.
@@ -411,7 +427,8 @@ impl Default for Eval {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Best {
-    /// `auc`, `gauc`, `logloss`, `rmse`, …; default: `auc` if every task is binary, else `loss`.
+    /// `auc`, `gauc`, `logloss`, `rmse`, `recall@20`, …; default: `auc` if every task is binary, the longest recall of a
+    /// `bpr` task, else `loss`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<String>,
     /// A task's name, or `mean` over tasks.

@@ -1,7 +1,7 @@
 //! Defaults that depend on other keys, and the resolved job as text.
 
 use super::Job;
-use super::job::{Data, Feature, FeatureKind, Paths, Pooling, Transform};
+use super::job::{Data, Feature, FeatureKind, Paths, Pooling, Task, TaskKind, Transform};
 use crate::error::{Error, Result};
 
 /// Quantile buckets of a numeric feature that does not say.
@@ -76,6 +76,21 @@ impl Feature {
             }
             FeatureKind::Cross | FeatureKind::Vector => {}
         }
+    }
+}
+
+impl Task {
+    /// Writes the defaults into the keys that are left out.
+    pub(super) fn fill(&mut self) {
+        if self.kind == TaskKind::Bpr {
+            self.negatives.get_or_insert_default();
+            self.ranking.get_or_insert_default();
+        }
+    }
+
+    /// Lengths of the rankings that it is evaluated by; none for a task that is not ranked.
+    pub fn ranked_at(&self) -> &[usize] {
+        self.ranking.as_ref().map_or(&[], |ranking| &ranking.at)
     }
 }
 

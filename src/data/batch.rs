@@ -88,7 +88,7 @@ pub struct Batch {
 }
 
 /// The address of a row.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Origin {
     /// Index into `Plan::row_groups`.
     pub row_group: u32,

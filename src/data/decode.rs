@@ -9,6 +9,7 @@ mod tests;
 
 use super::batch::{Batch, IdColumn, Origin};
 use super::columns::{self, DictionaryHashes};
+use super::pairs::Pairing;
 use super::place::{Place, not_finite};
 use super::schema::{DenseFeature, IdFeature, IdSource, Schema};
 use super::statistics::{Numeric, Statistics};
@@ -36,6 +37,7 @@ pub struct Decoder {
     /// Statistics of each id feature; `None` unless it is a quantile.
     quantile: Vec<Option<Numeric>>,
     hashes: Vec<DictionaryHashes>,
+    pairing: Pairing,
     ids: Vec<u64>,
     numbers: Vec<f64>,
 }
@@ -63,12 +65,25 @@ impl Decoder {
         let quantile = schema.id_features.iter().map(|f| if is_quantile(f) { of(&f.name) } else { Ok(None) });
         let quantile = quantile.collect::<Result<_>>()?;
         let hashes = schema.columns.iter().map(|_| DictionaryHashes::default()).collect();
-        Ok(Self { schema, dense, quantile, hashes, ids: Vec::new(), numbers: Vec::new() })
+        let pairing = Pairing::default();
+        Ok(Self { schema, dense, quantile, hashes, pairing, ids: Vec::new(), numbers: Vec::new() })
     }
 
-    /// A batch of no rows, with this decoder's columns.
+    /// Draws what the pairs of a training row need.
+    #[must_use]
+    pub fn with_pairing(self, pairing: Pairing) -> Self {
+        Self { pairing, ..self }
+    }
+
+    /// A batch of no rows, for [`Decoder::append`]: its ids are those of the features.
     pub fn empty(&self) -> Batch {
-        empty_batch(&self.schema)
+        let Schema { id_features, tasks, group_columns, .. } = self.schema.as_ref();
+        Batch::empty(id_features.len(), tasks.len(), group_columns.len())
+    }
+
+    /// What a batch becomes once all its rows are appended: where tasks are pairs, its ids are those of the pairs.
+    pub fn finish(&self, batch: Batch) -> Result<Batch> {
+        self.pairing.apply(&self.schema, batch)
     }
 
     /// Decodes a whole record batch, whose columns are found by name: slots count from 0.
@@ -88,7 +103,7 @@ impl Decoder {
         let mut batch = self.empty();
         self.append(arrays, rows, place, &mut batch)?;
         batch.slots = (0..rows as u32).collect();
-        Ok(batch)
+        self.finish(batch)
     }
 
     /// Decodes `rows` rows and appends them to `out`. `arrays` are in the order of `Schema::columns`. After
@@ -281,9 +296,9 @@ impl Decoder {
     }
 }
 
-/// A batch of no rows for `schema`.
+/// A batch of no rows that [finished](Decoder::finish) ones of `schema` can be appended to.
 pub fn empty_batch(schema: &Schema) -> Batch {
-    Batch::empty(schema.id_features.len(), schema.tasks.len(), schema.group_columns.len())
+    Batch::empty(schema.id_columns().len(), schema.tasks.len(), schema.group_columns.len())
 }
 
 /// Pushes at most `limit` non-null ids of `all[start..end]`: the last ones or the first.

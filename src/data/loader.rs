@@ -7,10 +7,12 @@
 //! lanes read (`sharing`).
 
 use super::batch::Batch;
-use super::decode::empty_batch;
+use super::decode::{Decoder, empty_batch};
 use super::lanes::{Cursor, Layout, Order};
+use super::pairs::Pairing;
 use super::plan::Plan;
 use super::reader::{Columns, Files};
+use super::relations::Relations;
 use super::schema::Schema;
 use super::statistics::Statistics;
 use super::store::Store;
@@ -35,6 +37,8 @@ pub struct Source {
     pub schema: Arc<Schema>,
     /// Statistics of the numeric features.
     pub statistics: Arc<Statistics>,
+    /// What negatives are drawn from, for training on pairs.
+    pub relations: Option<Arc<Relations>>,
 }
 
 /// How it is read.
@@ -120,14 +124,18 @@ impl Loader {
     /// Starts decoding from `cursor`.
     pub fn start(source: Source, options: Options, cursor: Cursor) -> Result<Self> {
         let Options { layout, order, lanes, prefetch, threads } = options;
-        let Source { store, plan, schema, statistics } = source;
+        let Source { store, plan, schema, statistics, relations } = source;
         assert!(!lanes.is_empty(), "every rank hosts a lane: see Layout::hosted");
         let sequence = order.row_groups(plan.row_groups.len(), cursor.epoch);
         let pieces = lanes.clone().map(|lane| pieces_left(&plan, &layout, &order, &sequence, lane, cursor));
         let pieces: Vec<_> = pieces.collect();
         let files = Files::new(store, plan, schema, Columns::Needed).sharing(pieces.iter().flatten().copied());
         let files = Arc::new(files);
-        let stream = |(lane, pieces)| LaneStream::new(files.clone(), &statistics, layout, order, pieces, lane, cursor);
+        let pairing = Pairing { relations, seed: order.seed, epoch: cursor.epoch };
+        let stream = |(lane, pieces)| {
+            let decoder = Decoder::new(files.schema().clone(), &statistics)?.with_pairing(pairing.clone());
+            LaneStream::new(files.clone(), decoder, layout, order, pieces, lane, cursor)
+        };
         let streams = lanes.clone().zip(pieces).map(stream).collect::<Result<Vec<_>>>()?;
         let lane = |stream| Lane { stream: Some(stream), next: 0 };
         let state =

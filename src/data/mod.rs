@@ -7,6 +7,7 @@
 //! decode     ids, numbers → rows of a batch         statistics  means, bounds, quantiles of numerics
 //! stream     one lane: windows, permuted            loader      all lanes of a rank → one batch a step
 //! sharing    row groups that several lanes read    scan        files in order, all columns, for `predict`
+//! pairs      features → the sides of pairs      relations  what the log pairs, for negatives and ranking
 //! place      the address of rows, for messages
 //! ```
 
@@ -16,9 +17,12 @@ mod columns;
 pub mod decode;
 pub mod lanes;
 pub mod loader;
+mod negatives;
+pub mod pairs;
 mod place;
 pub mod plan;
 pub mod reader;
+pub mod relations;
 pub mod scan;
 pub mod schema;
 mod sharing;

@@ -51,7 +51,7 @@ pub fn steps(pieces: &[Piece], batch_rows: usize) -> usize {
 impl Scan {
     /// Reads `pieces` in batches of at most `batch_rows` rows.
     pub fn new(source: Source, pieces: Vec<Piece>, batch_rows: usize) -> Result<Self> {
-        let Source { store, plan, schema, statistics } = source;
+        let Source { store, plan, schema, statistics, .. } = source;
         Ok(Self {
             decoder: Decoder::new(schema.clone(), &statistics)?,
             columns: (0..schema.columns.len()).collect(),

@@ -2,7 +2,7 @@
 
 use super::accepts::{Accepts, short_type};
 use crate::config::Job;
-use crate::config::job::{Feature, FeatureKind, Task, TaskKind, Transform};
+use crate::config::job::{Feature, FeatureKind, Negatives, Task, TaskKind, Transform};
 use crate::error::{Error, Result};
 use std::collections::HashSet;
 
@@ -20,6 +20,8 @@ pub enum Purpose {
 /// The columns to read and what they become.
 #[derive(Debug, Clone)]
 pub struct Schema {
+    /// What the rows are read for.
+    pub purpose: Purpose,
     /// Distinct columns that are read; the other fields hold indices into it.
     pub columns: Vec<Column>,
     /// Features that become ids, in the order of the job.
@@ -103,7 +105,7 @@ pub struct DenseFeature {
 }
 
 /// The columns of one task.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TaskColumns {
     /// Name of the task.
     pub name: String,
@@ -117,12 +119,48 @@ pub struct TaskColumns {
     pub mask: Option<usize>,
     /// Index into [`Schema::group_columns`].
     pub group: Option<usize>,
+    /// The two sides of a relation.
+    pub pair: Option<PairColumns>,
+    /// Lengths of the rankings that the task is evaluated by.
+    pub ranked_at: Vec<usize>,
+}
+
+/// The sides of a task that is a relation between two features.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PairColumns {
+    /// Index into [`Schema::id_features`] of the side that has one id a row.
+    pub left: usize,
+    /// Index into [`Schema::id_features`] of the other, of which a row may have several ids.
+    pub right: usize,
+    /// What is drawn against the pair, of a `bpr` task.
+    pub negatives: Option<Negatives>,
+}
+
+/// What one column of [`super::batch::Batch::ids`] holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdColumnUse {
+    /// Index into [`Schema::id_features`].
+    pub feature: usize,
+    /// Its part in a pair; `None` where it is a feature as it is.
+    pub side: Option<Side>,
+}
+
+/// A part of a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The left-hand id.
+    Left,
+    /// The right-hand id; when not training all of the row.
+    Right,
+    /// So many ids that are drawn against the right-hand one; none when not training.
+    Negatives(usize),
 }
 
 impl Schema {
     /// Resolves the features and tasks of `job`. Options that make no sense are errors that name the key.
     pub fn new(job: &Job, purpose: Purpose) -> Result<Self> {
         let mut schema = Self {
+            purpose,
             columns: Vec::new(),
             id_features: Vec::new(),
             dense_features: Vec::new(),
@@ -144,6 +182,24 @@ impl Schema {
             schema.weight = Some(schema.column(weight, Accepts::Number, "data.weight".to_string()));
         }
         Ok(schema)
+    }
+
+    /// Whether the tasks are relations between two features.
+    pub fn has_pairs(&self) -> bool {
+        self.tasks.iter().any(|task| task.pair.is_some())
+    }
+
+    /// What the columns of a batch's ids are: one a feature, or the sides of each task's pair.
+    pub fn id_columns(&self) -> Vec<IdColumnUse> {
+        if !self.has_pairs() {
+            return (0..self.id_features.len()).map(|feature| IdColumnUse { feature, side: None }).collect();
+        }
+        let sides = |pair: &PairColumns| {
+            let negatives = pair.negatives.map(|negatives| (pair.right, Side::Negatives(negatives.count)));
+            [(pair.left, Side::Left), (pair.right, Side::Right)].into_iter().chain(negatives)
+        };
+        let all = self.tasks.iter().filter_map(|task| task.pair.as_ref()).flat_map(sides);
+        all.map(|(feature, side)| IdColumnUse { feature, side: Some(side) }).collect()
     }
 
     /// Columns of the distinct GAUC groups, as indices into `columns`.
@@ -283,10 +339,18 @@ impl Schema {
             }
             _ => 1,
         };
-        let mut columns =
-            TaskColumns { name: task.name.clone(), kind: task.kind, classes, label: None, mask: None, group: None };
+        let mut columns = TaskColumns {
+            name: task.name.clone(),
+            kind: task.kind,
+            classes,
+            label: None,
+            mask: None,
+            group: None,
+            pair: task.pair.as_ref().map(|pair| self.pair(task, pair, key("pair"))).transpose()?,
+            ranked_at: task.ranked_at().to_vec(),
+        };
         if purpose != Purpose::Predict {
-            columns.label = Some(self.column(&task.label, Accepts::Label, key("label")));
+            columns.label = task.label.as_ref().map(|name| self.column(name, Accepts::Label, key("label")));
             columns.mask = task.where_column.as_ref().map(|name| self.column(name, Accepts::Number, key("where")));
         }
         if let (Some(name), Purpose::Evaluate) = (&task.gauc, purpose) {
@@ -294,6 +358,19 @@ impl Schema {
         }
         self.tasks.push(columns);
         Ok(())
+    }
+
+    fn pair(&mut self, task: &Task, [left, right]: &[String; 2], key: String) -> Result<PairColumns> {
+        let index = |name: &String| {
+            let found = self.id_features.iter().position(|feature| feature.name == *name);
+            found.ok_or_else(|| Error::job(format!("`{name}` is no feature with ids")).at("key", &key))
+        };
+        let (left, right) = (index(left)?, index(right)?);
+        if let IdSource::Ids { column, .. } = self.id_features[left].source {
+            self.columns[column].uses.push((Accepts::Id, key));
+        }
+        let negatives = (task.kind == TaskKind::Bpr).then(|| task.negatives.unwrap_or_default());
+        Ok(PairColumns { left, right, negatives })
     }
 
     fn group(&mut self, name: &str, key: String) -> usize {

@@ -6,7 +6,6 @@ use super::decode::Decoder;
 use super::lanes::{Cursor, Layout, Order, Piece, pieces, span_length};
 use super::plan::Plan;
 use super::reader::{Files, PieceReader};
-use super::statistics::Statistics;
 use crate::error::{Error, Result};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -77,14 +76,13 @@ impl LaneStream {
     /// The lane from `cursor` on; `pieces` are its [`pieces_left`].
     pub fn new(
         files: Arc<Files>,
-        statistics: &Statistics,
+        decoder: Decoder,
         layout: Layout,
         order: Order,
         pieces: Vec<Piece>,
         lane: usize,
         cursor: Cursor,
     ) -> Result<Self> {
-        let decoder = Decoder::new(files.schema().clone(), statistics)?;
         let (taken, start) = starting_point(&layout, &order, lane, cursor);
         Ok(Self {
             pieces: pieces.into(),
@@ -155,7 +153,7 @@ impl LaneStream {
         } else {
             std::mem::swap(&mut block, file_order);
         }
-        self.block = Arc::new(block);
+        self.block = Arc::new(self.decoder.finish(block)?);
         Ok(())
     }
 

@@ -75,7 +75,7 @@ impl Embeddings {
     }
 
     /// One rank: its distinct ids are all there are, and rows are read where they stand.
-    fn resolve_alone(&mut self, routes: &mut [TableRoute], mode: Mode) -> Result<()> {
+    pub(super) fn resolve_alone(&mut self, routes: &mut [TableRoute], mode: Mode) -> Result<()> {
         let Self { tables, memory, .. } = self;
         let done: Vec<Result<()>> = tables
             .par_iter_mut()
@@ -91,7 +91,12 @@ impl Embeddings {
     }
 
     /// Several ranks: ids go to their owners, rows come back.
-    fn resolve_with(&mut self, comm: &dyn Communicator, routes: &mut [TableRoute], mode: Mode) -> Result<()> {
+    pub(super) fn resolve_with(
+        &mut self,
+        comm: &dyn Communicator,
+        routes: &mut [TableRoute],
+        mode: Mode,
+    ) -> Result<()> {
         let Self { tables, memory, dedups, wire, wire_format, dims, size, .. } = self;
         let received = wire.exchange_ids(comm, routes, mode != Mode::Evaluate)?;
         let done: Vec<Result<()>> = tables

@@ -19,6 +19,7 @@ mod dedup;
 mod embeddings;
 mod eviction;
 mod exchange;
+mod fetch;
 mod init;
 mod lookup;
 mod memory;

@@ -1,6 +1,6 @@
 //! All metrics of all tasks over one evaluation, and the report of it.
 
-use super::{LOSSES, Metric, REGISTRY, Rows, Task};
+use super::{LOSSES, Metric, Name, REGISTRY, Rows, Task};
 use crate::comm::{Communicator, collectives};
 use crate::config::job::TaskKind;
 use crate::error::{Error, Result};
@@ -58,9 +58,9 @@ impl Serialize for Value {
 pub struct TaskReport {
     /// Name of the task (not in the map).
     pub task: String,
-    /// Each metric's name and value, in the order of the registry; then `rows` and, for binary tasks,
-    /// `positives`.
-    pub values: Vec<(&'static str, Value)>,
+    /// Each metric's name and value: those of its rankings, the others in the order of the registry, then `rows`
+    /// and, for binary tasks, `positives`.
+    pub values: Vec<(Name, Value)>,
 }
 
 impl TaskReport {
@@ -183,13 +183,13 @@ impl Running {
     fn finish(self, comm: &dyn Communicator) -> Result<TaskReport> {
         let mut values = Vec::new();
         for (names, metric) in self.metrics {
-            values.extend(names.into_iter().zip(metric.finish(comm)?));
+            values.extend(names.into_iter().map(Name::Borrowed).zip(metric.finish(comm)?));
         }
         let mut counts = [self.rows, self.positives];
         collectives::all_reduce_sum(comm, &mut counts)?;
-        values.push(("rows", Value::Count(counts[0])));
+        values.push(("rows".into(), Value::Count(counts[0])));
         if self.task.kind == TaskKind::Binary {
-            values.push(("positives", Value::Count(counts[1])));
+            values.push(("positives".into(), Value::Count(counts[1])));
         }
         Ok(TaskReport { task: self.task.name, values })
     }
@@ -202,7 +202,7 @@ mod tests {
     use crate::metric::testing::dealt;
 
     fn task(name: &str, kind: TaskKind, outputs: usize) -> Task {
-        Task { name: name.to_string(), kind, outputs, grouped: name == "click" }
+        Task { name: name.to_string(), kind, outputs, grouped: name == "click", ranked_at: Vec::new() }
     }
 
     fn tasks() -> Vec<Task> {
@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn the_deciding_number_is_of_one_task_or_the_mean() {
-        let report = |task: &str, value| TaskReport { task: task.to_string(), values: vec![("auc", value)] };
+        let report = |task: &str, value| TaskReport { task: task.to_string(), values: vec![("auc".into(), value)] };
         let reports = [report("a", Value::Real(0.6)), report("b", Value::Real(0.8)), report("c", Value::Undefined)];
         assert_eq!(score(&reports, "auc", "b").unwrap(), Some(0.8));
         assert_eq!(score(&reports, "auc", "mean").unwrap(), Some(0.7));

@@ -14,17 +14,23 @@ mod evaluator;
 mod gauc;
 mod logloss;
 mod pairs;
+mod ranking;
 mod regression;
 mod render;
 mod sum;
 
 pub use evaluator::{Evaluator, TaskReport, Value, score};
+pub use ranking::Ranking;
 pub use render::render;
 
 use crate::comm::Communicator;
 use crate::config::job::TaskKind;
 use crate::config::suggest;
 use crate::error::{Error, Result};
+use std::borrow::Cow;
+
+/// Name of a value: fixed, or with a number of the job in it.
+pub type Name = Cow<'static, str>;
 
 /// One task, as its metrics see it.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +43,8 @@ pub struct Task {
     pub outputs: usize,
     /// Whether rows come with group keys, for GAUC.
     pub grouped: bool,
+    /// Lengths of the rankings that it is evaluated by.
+    pub ranked_at: Vec<usize>,
 }
 
 /// Some labelled rows of one task.
@@ -101,6 +109,7 @@ pub fn higher_is_better(name: &str) -> Result<bool> {
     let values = || REGISTRY.iter().flat_map(|definition| definition.values);
     let better = match name {
         "loss" => Some(Better::Lower),
+        _ if ranking::is_name(name) => Some(Better::Higher),
         _ => values().find(|(known, _)| *known == name).map(|(_, better)| *better),
     };
     match better {
@@ -122,11 +131,13 @@ pub fn higher_is_better(name: &str) -> Result<bool> {
     }
 }
 
-/// Names of the values that a task can be judged by, `loss` among them.
-pub fn scores_of(task: &Task) -> Vec<&'static str> {
+/// Names of the values that a task can be judged by. `loss` is among them, except where it depends on what is drawn.
+pub fn scores_of(task: &Task) -> Vec<Name> {
     let applies = |definition: &&Definition| (definition.build)(task, 1).is_some();
     let values = REGISTRY.iter().filter(applies).flat_map(|definition| definition.values);
-    values.filter(|(_, better)| *better != Better::Neither).map(|(name, _)| *name).chain(["loss"]).collect()
+    let fixed = values.filter(|(_, better)| *better != Better::Neither).map(|(name, _)| *name);
+    let loss = (task.kind != TaskKind::Bpr).then_some("loss");
+    ranking::names(&task.ranked_at).chain(fixed.chain(loss).map(Cow::Borrowed)).collect()
 }
 
 /// A quotient, undefined for an empty or vanishing denominator.
@@ -167,7 +178,7 @@ mod tests {
 
     #[test]
     fn directions_are_known_and_mistakes_answered() {
-        for name in ["auc", "gauc", "accuracy"] {
+        for name in ["auc", "gauc", "accuracy", "recall@20", "ndcg@5"] {
             assert!(higher_is_better(name).unwrap(), "{name}");
         }
         for name in ["loss", "logloss", "normalized_entropy", "ece", "rmse", "mae"] {

@@ -4,7 +4,7 @@ use super::{TaskReport, Value};
 
 /// Values that stand in JSON only, so that the table of a binary task fits a terminal; the bound of an AUC that
 /// is not exact stands beside it.
-const NOT_SHOWN: [&str; 4] = ["auc_bound", "gauc_equal", "gauc_groups", "gauc_skipped"];
+const NOT_SHOWN: [&str; 5] = ["auc_bound", "gauc_equal", "gauc_groups", "gauc_skipped", "queries_skipped"];
 
 /// Headings that are shorter than the name in JSON.
 const SHORT: [(&str, &str); 1] = [("normalized_entropy", "ne")];
@@ -13,8 +13,8 @@ const SHORT: [(&str, &str); 1] = [("normalized_entropy", "ne")];
 /// (`0.812345 ±2e-7`); a value that does not exist says `undefined`, a metric that does not apply `-`.
 pub fn render(reports: &[TaskReport]) -> String {
     let mut names: Vec<&str> = Vec::new();
-    for (name, _) in reports.iter().flat_map(|report| &report.values) {
-        if !NOT_SHOWN.contains(name) && !names.contains(name) {
+    for name in reports.iter().flat_map(|report| &report.values).map(|(name, _)| name.as_ref()) {
+        if !NOT_SHOWN.contains(&name) && !names.contains(&name) {
             names.push(name);
         }
     }
@@ -66,17 +66,21 @@ mod tests {
             TaskReport {
                 task: "click".into(),
                 values: vec![
-                    ("auc", Value::Real(0.8123456)),
-                    ("auc_bound", Value::Real(2.4e-7)),
-                    ("gauc_groups", Value::Count(3)),
-                    ("logloss", Value::Real(0.000012)),
-                    ("normalized_entropy", Value::Real(0.5)),
-                    ("rows", Value::Count(1200)),
+                    ("auc".into(), Value::Real(0.8123456)),
+                    ("auc_bound".into(), Value::Real(2.4e-7)),
+                    ("gauc_groups".into(), Value::Count(3)),
+                    ("logloss".into(), Value::Real(0.000012)),
+                    ("normalized_entropy".into(), Value::Real(0.5)),
+                    ("rows".into(), Value::Count(1200)),
                 ],
             },
             TaskReport {
                 task: "buy".into(),
-                values: vec![("auc", Value::Undefined), ("auc_bound", Value::Undefined), ("rows", Value::Count(7))],
+                values: vec![
+                    ("auc".into(), Value::Undefined),
+                    ("auc_bound".into(), Value::Undefined),
+                    ("rows".into(), Value::Count(7)),
+                ],
             },
         ];
         let want = "task              auc    logloss        ne  rows\n\

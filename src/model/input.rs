@@ -17,6 +17,11 @@ pub struct InputLayer {
 impl InputLayer {
     /// Checks that `kind`, an architecture that reads no unpooled sequence, can use these features.
     pub fn new(spec: &InputSpec, kind: &str) -> Result<Self> {
+        if !spec.pairs.is_empty() {
+            return Err(Error::job(format!("`{kind}` reads whole rows and cannot learn the `pair` of a task"))
+                .at("key", "model.kind")
+                .fix("use `model: {kind: mf}`, or remove `pair` and `kind: bpr` from the tasks"));
+        }
         let mut queries = Vec::new();
         for sequence in &spec.sequences {
             let Some(target) = sequence.target else {

@@ -5,6 +5,7 @@
 
 pub mod cgc;
 mod input;
+pub mod mf;
 pub mod mmoe;
 pub mod omoe;
 mod parts;
@@ -45,6 +46,19 @@ pub struct InputSpec {
     pub outputs: Vec<usize>,
     /// Names of the tasks.
     pub tasks: Vec<String>,
+    /// One per task where the tasks are relations between two features, else empty.
+    pub pairs: Vec<PairSpec>,
+}
+
+/// A task that is a relation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PairSpec {
+    /// Index into `fields` of the left side.
+    pub left: usize,
+    /// Index into `fields` of the right side, of the same width.
+    pub right: usize,
+    /// Index into `sequences` of what is drawn against the right side in training.
+    pub drawn: Option<usize>,
 }
 
 /// One sequence feature that reaches the model unpooled.
@@ -84,12 +98,12 @@ pub struct Sequence {
 /// What an architecture returns.
 #[derive(Debug, Clone)]
 pub struct Output {
-    /// One `[B, outputs_k]` tensor of logits per task.
+    /// One `[B, outputs_k]` tensor of logits per task; `[B, 1]` for a `bpr` task that is not being trained.
     pub logits: Vec<Tensor>,
     /// The last representation that all tasks share: the tensors `[B, d_i]` that make it up, side by side. They
     /// are the very ones that the logits were computed from, so that nothing is copied for it. Shared bottom:
     /// the bottom's output; mixtures: the experts' outputs; CGC and PLE: those of the last level, each task's
-    /// experts in order, then the shared ones.
+    /// experts in order, then the shared ones. Matrix factorisation: the embeddings.
     pub representation: Vec<Tensor>,
 }
 

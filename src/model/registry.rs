@@ -1,6 +1,6 @@
 //! The architectures by name.
 
-use super::{InputSpec, Model, cgc, mmoe, omoe, ple, shared_bottom};
+use super::{InputSpec, Model, cgc, mf, mmoe, omoe, ple, shared_bottom};
 use crate::config::{Component, unknown_kind};
 use crate::error::Result;
 use crate::nn::ParamStore;
@@ -12,6 +12,7 @@ type Build = fn(&mut Component, &InputSpec, &mut ParamStore) -> Result<Box<dyn M
 /// Kinds in alphabetical order.
 const KINDS: &[(&str, Build)] = &[
     ("cgc", cgc::build),
+    ("mf", mf::build),
     ("mmoe", mmoe::build),
     ("omoe", omoe::build),
     ("ple", ple::build),
@@ -44,7 +45,7 @@ mod tests {
         let message = error("mmeo");
         assert!(message.contains("`mmeo`") && message.contains("did you mean `mmoe`?"), "{message}");
         assert!(message.contains("shared_bottom"), "{message}");
-        assert!(error("transformer").contains("the kinds are: cgc, mmoe"));
+        assert!(error("transformer").contains("the kinds are: cgc, mf, mmoe"));
     }
 
     #[test]

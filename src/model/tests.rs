@@ -23,6 +23,7 @@ fn spec() -> InputSpec {
         dense_width: 2,
         outputs: vec![1, 1, 3],
         tasks: TASKS.map(String::from).to_vec(),
+        pairs: Vec::new(),
     }
 }
 
@@ -472,4 +473,15 @@ fn impossible_jobs_say_what_to_change() {
     assert!(refuse("{kind: mmoe}", &wide).contains("8 and 2 numbers"));
     let empty = InputSpec { fields: Vec::new(), sequences: Vec::new(), dense_width: 0, ..spec() };
     assert!(refuse("{kind: mmoe}", &empty).contains("no input"));
+}
+
+#[test]
+fn pairs_belong_to_matrix_factorisation() {
+    let pairs = vec![PairSpec { left: 0, right: 1, drawn: None }; 3];
+    for mut job in jobs() {
+        let built = build(&mut job, &InputSpec { pairs: pairs.clone(), ..spec() }, &mut ParamStore::new(1));
+        let error = built.err().unwrap();
+        assert_eq!(error.place("key"), Some("model.kind"));
+        assert!(error.to_string().contains("use `model: {kind: mf}`"), "{error}");
+    }
 }

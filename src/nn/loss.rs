@@ -16,6 +16,9 @@ pub enum Loss {
     SquaredError,
     /// Softmax cross-entropy of n logits with a class in 0..n as label: ln Σ_c exp(x_c) − x_y.
     CrossEntropy,
+    /// Bayesian personalised ranking (Rendle et al., UAI 2009) of n margins x_j of a pair over drawn ones:
+    /// −(1/n) Σ_j ln σ(x_j). The label is not read.
+    Bpr,
 }
 
 impl Loss {
@@ -54,17 +57,25 @@ impl Loss {
     fn row(self, logits: &[f32], label: f64, scale: f64, gradient: &mut [f32]) -> f64 {
         match self {
             Self::CrossEntropy => cross_entropy(logits, label, scale, gradient),
-            Self::BinaryCrossEntropy => element_wise(logits, scale, gradient, |x| {
-                // exp of a number that is not positive: no overflow.
-                let small = (-x.abs()).exp();
-                let probability = if x >= 0.0 { 1.0 / (1.0 + small) } else { small / (1.0 + small) };
-                (x.max(0.0) - x * label + small.ln_1p(), probability - label)
-            }),
+            Self::BinaryCrossEntropy => element_wise(logits, scale, gradient, |x| binary_cross_entropy(x, label)),
+            Self::Bpr => {
+                // −ln σ(x) is the cross-entropy of label 1.
+                let share = 1.0 / logits.len() as f64;
+                share * element_wise(logits, scale * share, gradient, |x| binary_cross_entropy(x, 1.0))
+            }
             Self::SquaredError => {
                 element_wise(logits, scale, gradient, |x| ((x - label) * (x - label), 2.0 * (x - label)))
             }
         }
     }
+}
+
+/// The loss of logit x, and its slope.
+fn binary_cross_entropy(x: f64, label: f64) -> (f64, f64) {
+    // exp of a number that is not positive: no overflow.
+    let small = (-x.abs()).exp();
+    let probability = if x >= 0.0 { 1.0 / (1.0 + small) } else { small / (1.0 + small) };
+    (x.max(0.0) - x * label + small.ln_1p(), probability - label)
 }
 
 fn element_wise(logits: &[f32], scale: f64, gradient: &mut [f32], f: impl Fn(f64) -> (f64, f64)) -> f64 {
@@ -105,13 +116,20 @@ mod tests {
                 Loss::BinaryCrossEntropy => (row % 2) as f32,
                 Loss::SquaredError => row as f32 * 0.3 - 1.0,
                 Loss::CrossEntropy => (row % outputs) as f32,
+                Loss::Bpr => 1.0,
             })
             .collect()
     }
 
     #[test]
     fn gradients_match_finite_differences() {
-        let cases = [(Loss::BinaryCrossEntropy, 1), (Loss::SquaredError, 1), (Loss::CrossEntropy, 4)];
+        let cases = [
+            (Loss::BinaryCrossEntropy, 1),
+            (Loss::SquaredError, 1),
+            (Loss::CrossEntropy, 4),
+            (Loss::Bpr, 1),
+            (Loss::Bpr, 3),
+        ];
         for (loss, outputs) in cases {
             for rows in [1, 5] {
                 let logits: Vec<f32> = numbers(&random(&[rows, outputs], 1)).iter().map(|&v| 3.0 * v as f32).collect();
@@ -141,6 +159,8 @@ mod tests {
         assert_close(&[bce], &[2.0 * (1.0 + (-0.7f64).exp()).ln()], 1e-7, "binary cross-entropy");
         let mse = Loss::SquaredError.with_gradient(&[0.5], &[2.0], &[1.0], 1.0, &mut g);
         assert_eq!((mse, g), (2.25, [-3.0]));
+        let bpr = Loss::Bpr.with_gradient(&[0.7, -0.2], &[1.0], &[2.0], 1.0, &mut [0.0; 2]);
+        assert_close(&[bpr], &[(1.0 + (-0.7f64).exp()).ln() + (1.0 + 0.2f64.exp()).ln()], 1e-7, "pairwise");
         let mut g = [0.0; 3];
         let ce = Loss::CrossEntropy.with_gradient(&[0.0, 1.0, 2.0], &[1.0], &[1.0], 1.0, &mut g);
         let sum = 1.0 + 1f64.exp() + 2f64.exp();
@@ -161,7 +181,9 @@ mod tests {
 
     #[test]
     fn rows_without_a_label_add_exactly_nothing() {
-        for (loss, outputs) in [(Loss::BinaryCrossEntropy, 1), (Loss::SquaredError, 1), (Loss::CrossEntropy, 3)] {
+        for (loss, outputs) in
+            [(Loss::BinaryCrossEntropy, 1), (Loss::SquaredError, 1), (Loss::CrossEntropy, 3), (Loss::Bpr, 2)]
+        {
             let mut gradient = vec![9.0; outputs];
             let logits = vec![f32::NAN; outputs];
             assert_eq!(loss.with_gradient(&logits, &[f32::NAN], &[0.0], 1.0, &mut gradient), 0.0);

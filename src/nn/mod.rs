@@ -10,6 +10,7 @@
 //! | `mix`, `softmax` | gates and mixtures of experts |
 //! | `batch_norm`, `layer_norm`, `dropout` | with masks and moments of the global batch |
 //! | `attention` | a sequence pooled by a query |
+//! | `pair` | inner products of two embeddings, and their margins |
 //! | `mlp` | hidden layers made of these |
 //! | `loss`, `seed` | losses on numbers, and the start of a backward pass from their gradients |
 //! | `columns` | columns side by side, some of them, sums |
@@ -32,6 +33,7 @@ mod linear;
 mod loss;
 mod mix;
 mod mlp;
+mod pair;
 mod parallel;
 mod params;
 mod reference;
@@ -54,6 +56,7 @@ pub use linear::Linear;
 pub use loss::Loss;
 pub use mix::mix;
 pub use mlp::{Mlp, NormKind, Style};
+pub use pair::{Sides, pair_margin, pair_score};
 pub use params::{Buffer, Builder, Init, ParamStore};
 pub use seed::backward_from;
 pub use softmax::softmax;

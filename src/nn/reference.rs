@@ -3,7 +3,7 @@
 //! Batch norm and dropout are not here: they depend on other ranks and on the position in the global batch, which
 //! candle does not know.
 
-use super::Activation;
+use super::{Activation, Sides};
 use candle_core::{D, Result, Tensor};
 
 /// act(x · W + b), group by group.
@@ -60,6 +60,17 @@ pub fn layer_norm(
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
     let hat = centred.broadcast_div(&(variance + epsilon)?.sqrt()?)?.reshape(dims)?;
     self::activation(activation, &hat.broadcast_mul(scale)?.broadcast_add(shift)?)
+}
+
+/// The score of [`super::pair_score`].
+pub fn pair_score(x: &Tensor, Sides { left, right, width }: Sides) -> Result<Tensor> {
+    (x.narrow(1, left, width)? * x.narrow(1, right, width)?)?.sum_keepdim(1)
+}
+
+/// The margins of [`super::pair_margin`].
+pub fn pair_margin(x: &Tensor, drawn: &Tensor, sides: Sides) -> Result<Tensor> {
+    let left = x.narrow(1, sides.left, sides.width)?.unsqueeze(1)?;
+    pair_score(x, sides)?.broadcast_sub(&drawn.broadcast_mul(&left)?.sum(2)?)
 }
 
 /// The attention of [`super::attention_pool`]; a row without elements gives zeros.

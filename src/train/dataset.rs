@@ -1,5 +1,6 @@
 //! One split of the data: its files, what is read of them, and the batches of one rank.
 
+use super::ranking::Positives;
 use super::step::Trainable;
 use crate::comm::{Comm, collectives};
 use crate::config::job::{Job, Paths};
@@ -8,6 +9,7 @@ use crate::data::lanes::{Cursor, Layout, Order};
 use crate::data::loader::{Loader, Options, Source};
 use crate::data::plan::Plan;
 use crate::data::reader::{Columns, Files};
+use crate::data::relations::Relations;
 use crate::data::schema::{Purpose, Schema, TaskColumns};
 use crate::data::statistics::Statistics;
 use crate::data::store::Store;
@@ -26,6 +28,8 @@ pub struct Dataset {
     pub plan: Arc<Plan>,
     /// Columns and what they become.
     pub schema: Arc<Schema>,
+    /// What the training log pairs, where negatives are drawn or candidates ranked.
+    pub relations: Option<Arc<Relations>>,
     store: Arc<dyn Store>,
 }
 
@@ -41,13 +45,23 @@ impl Dataset {
         let Some(paths) = paths else { return Ok(None) };
         let schema = collectives::agree(comm.as_ref(), Schema::new(job, purpose))?;
         let plan = Plan::read(comm.as_ref(), store.as_ref(), &job.data.resolve(paths), &schema)?;
-        Ok(Some(Self { plan: Arc::new(plan), schema: Arc::new(schema), store: store.clone() }))
+        Ok(Some(Self { plan: Arc::new(plan), schema: Arc::new(schema), relations: None, store: store.clone() }))
     }
 
     /// Statistics of the numeric features over all rows. Collective.
     pub fn statistics(&self, comm: &Comm) -> Result<Statistics> {
         let files = Files::new(self.store.clone(), self.plan.clone(), self.schema.clone(), Columns::Needed);
         Statistics::collect(comm.as_ref(), &files)
+    }
+
+    /// What these rows, of the training log, pair; `None` where neither negatives are drawn nor candidates ranked.
+    /// Collective.
+    pub fn collect_relations(&self, comm: &Comm, statistics: &Statistics) -> Result<Option<Arc<Relations>>> {
+        if !Relations::needed(&self.schema) {
+            return Ok(None);
+        }
+        let files = Files::new(self.store.clone(), self.plan.clone(), self.schema.clone(), Columns::Needed);
+        Ok(Some(Arc::new(Relations::collect(comm.as_ref(), &files, statistics)?)))
     }
 
     /// What decoding needs to know of this split.
@@ -57,6 +71,7 @@ impl Dataset {
             plan: self.plan.clone(),
             schema: self.schema.clone(),
             statistics: statistics.clone(),
+            relations: self.relations.clone(),
         }
     }
 
@@ -97,13 +112,19 @@ impl Dataset {
         let layout = Layout::evaluate(self.plan.rows, global_batch, comm.size());
         let mut loader = self.loader(comm, statistics, layout, Order::sequential(), Cursor::default(), 2)?;
         let mut evaluator = Evaluator::new(&self.metric_tasks(), self.plan.rows);
+        let mut positives = Positives::new(&self.schema, trainable)?;
         let mut scored = Ok(());
         // What fails on one rank ends all of them before the next exchange.
         while let Some(batch) = collectives::agree(comm.as_ref(), scored.and_then(|()| loader.next()))? {
+            positives.add(&batch);
             let logits = trainable.infer(comm, &batch)?;
             scored = self.score(&mut evaluator, &batch, &logits);
         }
-        evaluator.finish(comm.as_ref())
+        let mut reports = evaluator.finish(comm.as_ref())?;
+        for (task, values) in positives.rank(comm.as_ref(), trainable, self.relations.as_deref())? {
+            reports[task].values.splice(0..0, values);
+        }
+        Ok(reports)
     }
 
     fn score(&self, evaluator: &mut Evaluator, batch: &Batch, logits: &[Vec<f32>]) -> Result<()> {
@@ -121,6 +142,7 @@ impl Dataset {
             kind: task.kind,
             outputs: task.classes,
             grouped: task.group.is_some(),
+            ranked_at: task.ranked_at.clone(),
         };
         self.schema.tasks.iter().map(task).collect()
     }

@@ -28,8 +28,8 @@ impl Goal {
     }
 
     fn new(job: &Job, metric: Option<&str>, task: &str, key: &str) -> Result<Self> {
-        let binary = job.tasks.iter().all(|t| t.kind == TaskKind::Binary);
-        let metric = metric.unwrap_or(if binary { "auc" } else { "loss" });
+        let default = default_metric(job);
+        let metric = metric.unwrap_or(&default);
         let higher = higher_is_better(metric).map_err(|error| error.at("key", format!("{key}.metric")))?;
         let names: Vec<&str> = job.tasks.iter().map(|t| t.name.as_str()).chain(["mean"]).collect();
         if !names.contains(&task) {
@@ -38,9 +38,9 @@ impl Goal {
                 .fix(suggest(task, &names, "tasks")));
         }
         let of_task = |t: &&job::Task| task == "mean" || task == t.name;
-        let known: BTreeSet<&str> = job.tasks.iter().filter(of_task).flat_map(scores_of).collect();
-        if !known.contains(metric) {
-            let known: Vec<&str> = known.into_iter().collect();
+        let known: BTreeSet<metric::Name> = job.tasks.iter().filter(of_task).flat_map(scores_of).collect();
+        if !known.iter().any(|known| known == metric) {
+            let known: Vec<&str> = known.iter().map(AsRef::as_ref).collect();
             return Err(Error::job(format!(
                 "`{metric}` is not defined for {}",
                 if task == "mean" { "any task" } else { task }
@@ -61,9 +61,26 @@ impl Goal {
 }
 
 /// What a task can be judged by. GAUC needs a column to group by.
-fn scores_of(task: &job::Task) -> Vec<&'static str> {
-    let outputs = task.classes.unwrap_or(1);
-    metric::scores_of(&metric::Task { name: String::new(), kind: task.kind, outputs, grouped: task.gauc.is_some() })
+fn scores_of(task: &job::Task) -> Vec<metric::Name> {
+    metric::scores_of(&metric::Task {
+        name: String::new(),
+        kind: task.kind,
+        outputs: task.classes.unwrap_or(1),
+        grouped: task.gauc.is_some(),
+        ranked_at: task.ranked_at().to_vec(),
+    })
+}
+
+/// What decides where the job does not say.
+fn default_metric(job: &Job) -> String {
+    let recall = |task: &job::Task| {
+        let longest = task.ranked_at().iter().max().filter(|_| task.kind == TaskKind::Bpr)?;
+        Some(format!("recall@{longest}"))
+    };
+    if job.tasks.iter().all(|task| task.kind == TaskKind::Binary) {
+        return "auc".to_string();
+    }
+    job.tasks.iter().find_map(recall).unwrap_or_else(|| "loss".to_string())
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod leaves;
 mod losses;
 mod persist;
 pub mod predict;
+mod ranking;
 pub mod run;
 mod setup;
 pub mod step;

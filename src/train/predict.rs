@@ -27,8 +27,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Scores the rows of `patterns` and writes them with all their columns and `pred_<task>` into `out`. Binary
-/// tasks give a probability, regressions the value, multiclass tasks a list of probabilities. Returns the number
-/// of rows over all ranks. Collective.
+/// tasks give a probability, regressions the value, multiclass tasks a list of probabilities, `bpr` tasks the score of
+/// the row's pair. Returns the number of rows over all ranks. Collective.
 pub fn predict(
     comm: &Comm,
     trained: &mut Trained,
@@ -92,7 +92,7 @@ fn predictions(trained: &Trained, logits: &[Vec<f32>]) -> Result<Vec<(Field, Arr
         let name = format!("pred_{}", task.name);
         let array: ArrayRef = match task.kind {
             TaskKind::Binary => Arc::new(Float32Array::from_iter_values(logits.iter().map(|&x| sigmoid(x)))),
-            TaskKind::Regression => Arc::new(Float32Array::from(logits.clone())),
+            TaskKind::Regression | TaskKind::Bpr => Arc::new(Float32Array::from(logits.clone())),
             TaskKind::Multiclass => Arc::new(probabilities(logits, task.classes.unwrap_or(2))?),
         };
         Ok((Field::new(name, array.data_type().clone(), false), array))

@@ -88,9 +88,10 @@ impl Run {
             newest.as_deref().map(|path| collectives::agree(comm.as_ref(), Manifest::read(path))).transpose()?;
 
         let open = |paths, purpose| Dataset::open(&comm, &store, &job, paths, purpose);
-        let train = open(Some(&job.data.train), Purpose::Train)?.ok_or_else(|| Error::internal("no training data"))?;
-        let valid = open(job.data.valid.as_ref(), Purpose::Evaluate)?;
-        let test = open(job.data.test.as_ref(), Purpose::Evaluate)?;
+        let mut train =
+            open(Some(&job.data.train), Purpose::Train)?.ok_or_else(|| Error::internal("no training data"))?;
+        let mut valid = open(job.data.valid.as_ref(), Purpose::Evaluate)?;
+        let mut test = open(job.data.test.as_ref(), Purpose::Evaluate)?;
         // What the job alone decides comes before the first pass over the data.
         let parts = collectives::agree(comm.as_ref(), Parts::build(&comm, &mut job, &train))?;
         let Parts { layout, schedule, trainable, best, stop } = parts;
@@ -98,6 +99,10 @@ impl Run {
             Some(manifest) => collectives::agree(comm.as_ref(), persist::statistics(manifest))?,
             None => train.statistics(&comm)?,
         });
+        let relations = train.collect_relations(&comm, &statistics)?;
+        for split in [Some(&mut train), valid.as_mut(), test.as_mut()].into_iter().flatten() {
+            split.relations = relations.clone();
+        }
         let mut run = Self {
             trainable,
             best,
@@ -358,11 +363,17 @@ impl Run {
     fn warn_of_unlabelled(&mut self) {
         for (task, labelled) in self.job.tasks.iter().zip(&mut self.labelled) {
             if self.comm.rank() == 0 && !*labelled {
-                tracing::warn!(
-                    "task `{}` had no labelled row in this epoch: is its column `{}` all null, or its `where` never true?",
-                    task.name,
-                    task.label
-                );
+                let name = &task.name;
+                match (&task.label, &task.pair) {
+                    (Some(label), _) => tracing::warn!(
+                        "task `{name}` had no labelled row in this epoch: is its column `{label}` all null, or its \
+                         `where` never true?"
+                    ),
+                    (None, pair) => tracing::warn!(
+                        "task `{name}` had no pair in this epoch: is one of {} all null, or its `where` never true?",
+                        pair.as_ref().map_or(String::new(), |[left, right]| format!("`{left}` and `{right}`"))
+                    ),
+                }
             }
             *labelled = false;
         }

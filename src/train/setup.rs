@@ -6,10 +6,10 @@ use super::step::Trainable;
 use crate::balance::{self, Balance, Scope};
 use crate::comm::Comm;
 use crate::config::job::{Feature, Job, Pooling, TaskKind};
-use crate::data::schema::{IdFeature, Schema};
+use crate::data::schema::{IdColumnUse, Schema, Side};
 use crate::embedding::{BagKind, BagSpec, Embeddings, Pool, TableSpec};
 use crate::error::{Error, Result};
-use crate::model::{self, Field, Input, InputSpec, Model, Sequence, SequenceSpec};
+use crate::model::{self, Field, Input, InputSpec, Model, PairSpec, Sequence, SequenceSpec};
 use crate::nn::{Context, Graph, Kernels, Loss, ParamStore, Pass, Precision};
 use crate::optim;
 use candle_core::{Device, Tensor};
@@ -30,6 +30,7 @@ pub fn build(comm: &Comm, job: &mut Job, schema: &Schema) -> Result<Trainable> {
     let optimizer = optim::build(&mut job.optimizer.dense)?;
     let mut balance = balance::build(&mut job.balance, tasks.len())?;
     check_kernels(&balance, job.kernels)?;
+    check_dense(&balance, job, &store)?;
     let kept = balance.method.on_slices().map(|method| method.slots()).unwrap_or_default();
     let clip_norm = job.optimizer.clip_norm;
     let dense = DensePart::new(&store, &shared, optimizer, &kept, clip_norm, job.wire, comm.as_ref())?;
@@ -40,6 +41,22 @@ pub fn build(comm: &Comm, job: &mut Job, schema: &Schema) -> Result<Trainable> {
     }
     let Job { seed, kernels, precision, .. } = *job;
     Ok(Trainable { embeddings, store, model, spec, tasks, dense, balance, seed, kernels, precision })
+}
+
+/// Without dense parameters there is nothing that tasks share but the tables' rows.
+fn check_dense(balance: &Balance, job: &Job, store: &ParamStore) -> Result<()> {
+    let compares_dense = matches!(balance.scope, Some(Scope::Shared | Scope::Representation));
+    if !compares_dense || !store.is_empty() {
+        return Ok(());
+    }
+    let (method, model) = (&job.balance.kind, &job.model.kind);
+    let fix = match balance.method.scopes().contains(&Scope::SharedAndRows) {
+        true => "use `scope: shared+rows`, or a method that weighs losses, such as `uniform`",
+        false => "use a method that weighs losses, such as `uniform`, or one with `scope: shared+rows`, such as `mgda`",
+    };
+    Err(Error::job(format!("`{method}` weighs gradients of dense parameters, and `{model}` has none"))
+        .at("key", "balance.scope")
+        .fix(fix))
 }
 
 /// Heads can be told from the trunk only on tandem's own tape.
@@ -58,6 +75,7 @@ fn task_specs(job: &Job) -> Vec<TaskSpec> {
             TaskKind::Binary => (Loss::BinaryCrossEntropy, 1),
             TaskKind::Regression => (Loss::SquaredError, 1),
             TaskKind::Multiclass => (Loss::CrossEntropy, task.classes.unwrap_or(2)),
+            TaskKind::Bpr => (Loss::Bpr, task.negatives.unwrap_or_default().count),
         };
         TaskSpec { name: task.name.clone(), loss, outputs, weight: task.weight }
     };
@@ -82,20 +100,24 @@ fn table_specs(job: &mut Job, schema: &Schema) -> Result<Vec<TableSpec>> {
     Ok(specs)
 }
 
-/// One bag per id feature.
+/// One bag per column of a batch's ids.
 fn bag_specs(job: &Job, schema: &Schema, tables: &[TableSpec]) -> Vec<BagSpec> {
-    let spec = |id: &IdFeature| {
+    let spec = |IdColumnUse { feature, side }: IdColumnUse| {
+        let id = &schema.id_features[feature];
         let feature = &job.features[id.feature];
-        let kind = match feature.pooling() {
-            Pooling::Sum => BagKind::Pooled(Pool::Sum),
-            Pooling::Mean => BagKind::Pooled(Pool::Mean),
+        let kind = match (side, feature.pooling()) {
+            // When not training a side can have several ids: their mean then scores the mean of their scores.
+            (Some(Side::Left | Side::Right), _) => BagKind::Pooled(Pool::Mean),
+            (Some(Side::Negatives(count)), _) => BagKind::Sequence { max_len: count },
+            (None, Pooling::Sum) => BagKind::Pooled(Pool::Sum),
+            (None, Pooling::Mean) => BagKind::Pooled(Pool::Mean),
             // Only a `sequence` has these, and that always has a longest length.
-            Pooling::Attention | Pooling::None => BagKind::Sequence { max_len: feature.max_len().unwrap_or(1) },
+            (None, Pooling::Attention | Pooling::None) => BagKind::Sequence { max_len: feature.max_len().unwrap_or(1) },
         };
         let table = tables.iter().position(|table| table.name == id.table).unwrap_or(0);
         BagSpec { name: id.name.clone(), table, kind }
     };
-    schema.id_features.iter().map(spec).collect()
+    schema.id_columns().into_iter().map(spec).collect()
 }
 
 fn input_spec(
@@ -117,13 +139,38 @@ fn input_spec(
         spec.fields.push(Field { name: bag.name.clone(), start, width });
         start += width;
     }
-    for (bag, id) in bags.iter().zip(&schema.id_features) {
+    let columns = schema.id_columns();
+    for (bag, column) in bags.iter().zip(&columns) {
         if let BagKind::Sequence { max_len } = bag.kind {
-            let target = sequence_target(&job.features[id.feature], &spec.fields)?;
+            let target = match column.side {
+                None => sequence_target(&job.features[schema.id_features[column.feature].feature], &spec.fields)?,
+                Some(_) => None,
+            };
             spec.sequences.push(SequenceSpec { name: bag.name.clone(), max_len, dim: tables[bag.table].dim, target });
         }
     }
+    spec.pairs = pair_specs(&columns);
     Ok(spec)
+}
+
+/// Where the sides of each task's pair stand: fields and sequences are numbered in the order of the id columns.
+fn pair_specs(columns: &[IdColumnUse]) -> Vec<PairSpec> {
+    let mut pairs: Vec<PairSpec> = Vec::new();
+    let (mut fields, mut sequences) = (0, 0);
+    for side in columns.iter().filter_map(|column| column.side) {
+        match (side, pairs.last_mut()) {
+            (Side::Left, _) => {
+                pairs.push(PairSpec { left: fields, right: fields + 1, drawn: None });
+                fields += 2;
+            }
+            (Side::Negatives(_), Some(pair)) => {
+                pair.drawn = Some(sequences);
+                sequences += 1;
+            }
+            _ => {}
+        }
+    }
+    pairs
 }
 
 /// The field that attends over a sequence, for attention pooling.

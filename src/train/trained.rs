@@ -25,6 +25,8 @@ pub struct Trained {
     pub trainable: Trainable,
     /// Statistics of the numeric features.
     pub statistics: Arc<Statistics>,
+    /// Names the rows it was trained on.
+    pub trained_on: String,
 }
 
 impl Trained {
@@ -44,7 +46,7 @@ impl Trained {
         let restored = persist::restore(comm.as_ref(), &path, &manifest, &mut trainable);
         collectives::agree(comm.as_ref(), restored)?;
         let statistics = Arc::new(collectives::agree(comm.as_ref(), persist::statistics(&manifest))?);
-        Ok(Self { job, path, step: manifest.step, trainable, statistics })
+        Ok(Self { job, path, step: manifest.step, trainable, statistics, trained_on: manifest.data })
     }
 }
 

@@ -12,5 +12,6 @@ mod mpi;
 mod program;
 mod ranks;
 mod resume;
+mod retrieval;
 mod scope;
 mod uneven;

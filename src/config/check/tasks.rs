@@ -37,14 +37,26 @@ fn check_one(task: &Task, key: &str) -> Result<()> {
         return Err(wrong(format!("{key}.name"), "`mean` stands for the mean over tasks and cannot name one")
             .fix("rename the task"));
     }
+    match (&task.label, task.kind) {
+        (None, TaskKind::Bpr) | (Some(_), TaskKind::Binary | TaskKind::Regression | TaskKind::Multiclass) => {}
+        (None, _) => {
+            return Err(
+                wrong(format!("{key}.label"), "the key `label` is missing").fix(format!("add `label: …` to `{key}`"))
+            );
+        }
+        (Some(_), TaskKind::Bpr) => {
+            return Err(wrong(format!("{key}.label"), format!("task `{}` is bpr, which has no label", task.name))
+                .fix("every row that carries the pair is a positive: name the column that says which in `where`"));
+        }
+    }
     for (name, column) in
-        [("label", Some(&task.label)), ("where", task.where_column.as_ref()), ("gauc", task.gauc.as_ref())]
+        [("label", task.label.as_ref()), ("where", task.where_column.as_ref()), ("gauc", task.gauc.as_ref())]
     {
         if column.is_some_and(String::is_empty) {
             return Err(wrong(format!("{key}.{name}"), "the name of a column is empty"));
         }
     }
-    if task.where_column.as_ref() == Some(&task.label) {
+    if task.label.is_some() && task.where_column == task.label {
         return Err(wrong(
             format!("{key}.where"),
             format!("task `{}` would only see rows whose label is true", task.name),
@@ -82,7 +94,7 @@ fn classes(task: &Task, key: &str) -> Result<()> {
 fn no_leak(job: &Job) -> Result<()> {
     for (i, feature) in job.features.iter().enumerate() {
         for column in feature.columns() {
-            if let Some(task) = job.tasks.iter().find(|task| task.label == column) {
+            if let Some(task) = job.tasks.iter().find(|task| task.label.as_deref() == Some(column)) {
                 let what = format!(
                     "feature `{}` reads the column `{column}`, the label of task `{}`",
                     feature.name, task.name

@@ -194,3 +194,83 @@ fn tasks_are_learnable() {
     unweighted.tasks.clear();
     assert!(check(&unweighted).unwrap_err().to_string().contains("no tasks"));
 }
+
+const PAIRS: &str = "\
+name: pairs
+data: {train: a, valid: b}
+features:
+  - {name: user, kind: categorical, dim: 8}
+  - {name: item, kind: categorical, dim: 8}
+  - {name: seen, kind: sequence, table: item, max_len: 1}
+tasks:
+  - {name: like, kind: bpr, pair: [user, item], where: y, negatives: {count: 2}}
+  - {name: view, label: z, pair: [item, seen], ranking: {at: [5]}}
+model: {kind: mf}
+";
+
+fn pairs(from: &str, to: &str) -> Job {
+    assert!(PAIRS.contains(from), "{from}");
+    serde_yaml::from_str(&PAIRS.replacen(from, to, 1)).unwrap()
+}
+
+#[test]
+fn pairs_are_of_two_id_features_of_one_dim() {
+    for (from, to, key, part) in [
+        ("[user, item]", "[user, itm]", "tasks[0].pair", "did you mean `item`"),
+        ("[user, item]", "[seen, user]", "tasks[0].pair", "put it on the right: `pair: [user, seen]`"),
+        (
+            "user, kind: categorical, dim: 8",
+            "user, kind: categorical, dim: 4",
+            "tasks[0].pair",
+            "of dim 4 with `item` of dim 8",
+        ),
+        ("user, kind: categorical, dim: 8", "user, kind: numeric", "tasks[0].pair", "numbers in place of ids"),
+        ("max_len: 1", "max_len: 1, pooling: sum", "features[2].pooling", "one id is drawn"),
+        (
+            "label: z, pair: [item, seen], ranking: {at: [5]}",
+            "label: z",
+            "tasks[1].pair",
+            "task `view` has no pair, and task `like` has one",
+        ),
+        ("[item, seen]", "[user, item]", "features[2]", "`seen` is in no pair"),
+        ("pair: [user, item], ", "", "tasks[0].pair", "bpr and has no pair"),
+        ("kind: bpr,", "kind: bpr, label: y,", "tasks[0].label", "name the column that says which in `where`"),
+        ("kind: bpr,", "", "tasks[0].label", "`label` is missing"),
+        ("kind: bpr,", "label: w,", "tasks[0].negatives", "is not bpr"),
+        ("kind: bpr,", "kind: bpr, gauc: user,", "tasks[0].gauc", "binary"),
+        ("{count: 2}", "{count: 0}", "tasks[0].negatives.count", "from 1"),
+        ("{count: 2}", "{popularity: .nan}", "tasks[0].negatives.popularity", "0.75"),
+        ("{count: 2}", "{max_pairs: 0}", "tasks[0].negatives.max_pairs", "1 or more"),
+        ("label: z,", "label: z, kind: multiclass, classes: 3,", "tasks[1].pair", "one score"),
+        ("label: z,", "label: z, kind: regression,", "tasks[1].ranking", "cannot be ranked"),
+        ("[5]", "[0]", "tasks[1].ranking.at", "from 1"),
+        ("[5]", "[5, 5]", "tasks[1].ranking.at", "twice"),
+    ] {
+        match check(&pairs(from, to)) {
+            Ok(()) => panic!("accepted {to}"),
+            Err(error) => {
+                assert_eq!(error.place("key"), Some(key), "{to}: {error}");
+                assert!(error.to_string().contains(part), "{to}: no {part:?} in {error}");
+            }
+        }
+    }
+    let numbers_only = "name: x\ndata: {train: a}\nfeatures: [{name: age, kind: numeric}]\nmodel: {kind: mf}\n\
+                        tasks: [{name: t, kind: bpr, pair: [age, age]}]";
+    let error = check(&serde_yaml::from_str(numbers_only).unwrap()).unwrap_err();
+    assert!(error.to_string().contains("add the two id columns"), "{error}");
+    let mut unjudged = pairs("", "");
+    unjudged.tasks.truncate(1);
+    unjudged.features.truncate(2);
+    assert!(check(&unjudged).is_ok());
+    unjudged.tasks[0].ranking = Some(serde_yaml::from_str("{at: []}").unwrap());
+    assert_eq!(check(&unjudged).unwrap_err().place("key"), Some("tasks[0].ranking.at"));
+}
+
+#[test]
+fn a_bpr_task_has_its_defaults() {
+    let checked = Checked::new(pairs(", negatives: {count: 2}", "")).unwrap();
+    let task = &checked.tasks[0];
+    assert_eq!((task.negatives.unwrap().count, task.ranked_at()), (1, &[10, 20][..]));
+    assert_eq!((checked.tasks[1].negatives, checked.tasks[1].ranked_at()), (None, &[5][..]));
+    Checked::new(checked.into_job()).unwrap();
+}

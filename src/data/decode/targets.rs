@@ -3,7 +3,7 @@
 use super::{Decoder, Input, Place};
 use crate::config::job::TaskKind;
 use crate::data::batch::Batch;
-use crate::data::schema::TaskColumns;
+use crate::data::schema::{Purpose, TaskColumns};
 use crate::error::Result;
 
 impl Decoder {
@@ -22,11 +22,11 @@ impl Decoder {
             None => vec![1.0; rows],
         };
         for (task, target) in schema.tasks.iter().zip(&mut out.targets) {
-            let Some(label) = task.label else {
+            if schema.purpose == Purpose::Predict {
                 target.label.resize(target.label.len() + rows, 0.0);
                 target.weight.resize(target.weight.len() + rows, 0.0);
                 continue;
-            };
+            }
             let mut mask = vec![true; rows];
             if let Some(column) = task.mask {
                 let column = input(column);
@@ -36,6 +36,12 @@ impl Decoder {
                     *carries = !column.is_null(row) && self.numbers[row].abs() > 0.0;
                 }
             }
+            let Some(label) = task.label else {
+                // A row without a label is a positive by being there.
+                target.label.resize(target.label.len() + rows, 1.0);
+                target.weight.extend(mask.iter().zip(&weights).map(|(&carries, &w)| if carries { w } else { 0.0 }));
+                continue;
+            };
             let column = input(label);
             self.read_numbers(column.array, column.name, place)?;
             for (row, &value) in self.numbers.iter().enumerate() {
@@ -71,6 +77,7 @@ fn wrong_label(task: &TaskColumns, value: f64) -> Option<String> {
         TaskKind::Binary => value == 0.0 || value == 1.0,
         TaskKind::Regression => (value as f32).is_finite(),
         TaskKind::Multiclass => value.fract() == 0.0 && value >= 0.0 && value < task.classes as f64,
+        TaskKind::Bpr => value == 1.0,
     };
     if fine {
         return None;
@@ -79,6 +86,7 @@ fn wrong_label(task: &TaskColumns, value: f64) -> Option<String> {
         TaskKind::Binary => format!("the label of task `{}` is neither 0 nor 1", task.name),
         TaskKind::Regression => format!("the label of task `{}` is not a finite number", task.name),
         TaskKind::Multiclass => format!("the label of task `{}` is no class in 0..{}", task.name, task.classes),
+        TaskKind::Bpr => format!("task `{}` has no label", task.name),
     })
 }
 
@@ -90,5 +98,6 @@ fn label_remedy(task: &TaskColumns) -> &'static str {
         }
         TaskKind::Regression => "write null where the label is unknown",
         TaskKind::Multiclass => "number the classes from 0, and set `classes` to their number",
+        TaskKind::Bpr => "remove `label`",
     }
 }

@@ -58,7 +58,7 @@ fn data(sizes: &[usize], row_group_rows: usize) -> Data {
     let files = Files::new(store.clone(), plan.clone(), schema.clone(), Columns::Needed);
     let statistics = Arc::new(Statistics::collect(&Solo, &files).unwrap());
     let rows = concat_batches(&batches[0].schema(), &batches).unwrap();
-    Data { _folder: folder, source: Source { store, plan, schema, statistics }, rows }
+    Data { _folder: folder, source: Source { store, plan, schema, statistics, relations: None }, rows }
 }
 
 fn load(data: &Data, layout: Layout, order: Order, (rank, ranks): (usize, usize), cursor: Cursor) -> Vec<Batch> {
@@ -360,7 +360,7 @@ fn partition_folders_become_columns() {
     let schema = Arc::new(schema(yaml));
     let store: Arc<dyn Store> = Arc::new(Local);
     let plan = Arc::new(Plan::read(&Solo, &Local, &[folder.path().display().to_string()], &schema).unwrap());
-    let source = Source { store, plan, schema, statistics: Arc::default() };
+    let source = Source { store, plan, schema, statistics: Arc::default(), relations: None };
     let mut scan = Scan::new(source.clone(), share(&source.plan, 0, 1), 100).unwrap();
     let mut days = Vec::new();
     while let Some(rows) = scan.next().unwrap() {

@@ -274,7 +274,7 @@ fn the_job_beside_the_log_is_a_job() {
     assert_eq!(job.data.root.as_deref(), out.to_str());
     assert_eq!(job.name, "synth");
     assert_eq!(job.model.kind, "mmoe");
-    assert_eq!(job.tasks.iter().map(|t| t.label.as_str()).collect::<Vec<_>>(), options.tasks);
+    assert_eq!(job.tasks.iter().filter_map(|t| t.label.clone()).collect::<Vec<_>>(), options.tasks);
     let columns = batches(&out)[0].schema();
     for feature in &job.features {
         assert!(columns.column_with_name(feature.column()).is_some(), "{}", feature.name);

@@ -101,3 +101,28 @@ fn the_gradient_of_a_row_is_what_differences_say() {
         }
     }
 }
+
+#[test]
+fn rows_are_fetched_by_id_from_any_owner() {
+    for ranks in 1..=4 {
+        threads::ranks(ranks, |comm| {
+            let mut embeddings = build("{}", "{kind: sgd}", comm);
+            (0..3).for_each(|step| train_step(&mut embeddings, comm, step, 9));
+            // Other ids on each rank, and none on the last of several.
+            let ids: Vec<u64> = match comm.rank() {
+                3 => Vec::new(),
+                rank => vec![1000, rank as u64, 5, 5, rank as u64 + 1],
+            };
+            let fetched = embeddings.fetch(comm, 1, &ids).unwrap();
+            let columns = [column(&vec![Vec::new(); ids.len()]), column(&vec![Vec::new(); ids.len()])];
+            let [a, s] = columns;
+            let wanted = column(&ids.iter().map(|&id| vec![id]).collect::<Vec<_>>());
+            let lookup = embeddings.lookup(comm, &[a.clone(), s, a, wanted], ids.len(), Mode::Evaluate).unwrap();
+            let (width, of_bag) = (embeddings.pooled_width(), embeddings.columns(3).unwrap());
+            let read: Vec<f32> =
+                lookup.pooled.chunks_exact(width).flat_map(|row| row[of_bag.clone()].to_vec()).collect();
+            assert_eq!(fetched, read);
+            assert!(ids.is_empty() || fetched[..2] == [0.0, 0.0] && fetched[2..].iter().any(|&x| x != 0.0));
+        });
+    }
+}
