@@ -2,7 +2,7 @@
 //!
 //! The threads take whichever lane is furthest behind, decode its next rows, and put them in their place
 //! in a short queue of steps. The content of a batch depends on lanes and steps only, so the timing of
-//! threads cannot show. Memory: `prefetch` batches and, for each lane of the rank, one decoded window and
+//! threads cannot show. Memory: `prefetch` batches, a window a thread and, for each lane of the rank, one decoded window and
 //! one Parquet page a column (about 10 MB a lane with three long sequences), or its share of a row group that several
 //! lanes read (`sharing`).
 
