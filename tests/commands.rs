@@ -9,7 +9,7 @@ use arrow::array::{
     StringDictionaryBuilder, TimestampMillisecondArray,
 };
 use arrow::compute::concat_batches;
-use arrow::datatypes::{Float32Type, Int32Type, Int64Type};
+use arrow::datatypes::{Float32Type, Float64Type, Int32Type, Int64Type};
 use common::text_of;
 use fixture::{Columns, Fixture, columns, names, read_parquet, tandem, tandem_on, with};
 use serde_json::Value;
@@ -223,6 +223,71 @@ fn inspect_shows_what_a_checkpoint_holds_also_under_mpi() {
     assert_eq!(both.stdout, json.stdout, "{}", text_of(&both));
 }
 
+/// What `tandem balance --json` says of a file.
+fn balanced(file: &Path, kind: &str) -> Value {
+    let output = tandem(&["balance", "--kind", kind, "--gradients", &file.display().to_string(), "--json"]);
+    assert!(output.status.success(), "{}", text_of(&output));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+#[test]
+fn balance_shows_all_methods_side_by_side_from_json_and_parquet() {
+    let fixture = Fixture::new();
+    let json = fixture.path("gradients.json");
+    std::fs::write(&json, r#"{"gradients": [[1, 0], [-1, 1]], "tasks": ["click", "buy"]}"#).unwrap();
+    let all = balanced(&json, "all");
+    let of = |kind: &str| {
+        let list = all.as_array().expect("a list");
+        list.iter().find(|entry| entry["kind"] == kind).unwrap_or_else(|| panic!("no {kind} in {all}")).clone()
+    };
+    assert_eq!(of("pcgrad")["weights"], serde_json::json!([2.0, 1.5]));
+    assert!((of("pcgrad")["update_norm"].as_f64().unwrap() - 2.5f64.sqrt()).abs() < 1e-12);
+    assert!(of("db_mtl").is_object() && of("graddrop").is_object(), "methods of the gradients themselves answer too");
+    let table = tandem(&["balance", "--gradients", &json.display().to_string()]);
+    let table = String::from_utf8_lossy(&table.stdout).into_owned();
+    assert!(table.contains("click and buy: in conflict, cosine -0.7071"), "{table}");
+
+    // The same gradients as columns, and as rows of one list column.
+    let columns: Columns = vec![
+        ("click", Arc::new(Float32Array::from(vec![1.0, 0.0]))),
+        ("buy", Arc::new(Float32Array::from(vec![-1.0, 1.0]))),
+    ];
+    common::log::write(&fixture.path("columns.parquet"), columns, 10);
+    let rows = [[1.0, 0.0], [-1.0, 1.0]].map(|row| Some(row.map(Some).to_vec()));
+    let lists: Columns = vec![("gradient", Arc::new(ListArray::from_iter_primitive::<Float64Type, _, _>(rows)))];
+    common::log::write(&fixture.path("lists.parquet"), lists, 10);
+    for file in ["columns.parquet", "lists.parquet"] {
+        assert_eq!(balanced(&fixture.path(file), "all"), all, "{file}");
+    }
+    let gram = fixture.path("gram.json");
+    std::fs::write(&gram, r#"{"gram": [[1, -1], [-1, 2]]}"#).unwrap();
+    assert_eq!(balanced(&gram, "mgda"), balanced(&json, "mgda"));
+}
+
+#[test]
+fn balance_refuses_what_are_no_gradients() {
+    let fixture = Fixture::new();
+    let file = fixture.path("wrong.json");
+    for (text, part) in [
+        ("{}", "either \"gradients\" or \"gram\""),
+        ("nonsense", "not JSON with gradients"),
+        (r#"{"gradients": [[1, 2], [3]]}"#, "gradient 1 has 1 numbers"),
+        (r#"{"gradients": []}"#, "no gradient"),
+        (r#"{"gram": [[1, 2], [3, 4]]}"#, "not symmetric"),
+        (r#"{"gram": [[-1]]}"#, "negative square"),
+        (r#"{"gradients": [[1], [2]], "losses": [1]}"#, "1 losses for 2 tasks"),
+        (r#"{"gram": [[1, 2]]}"#, "no square matrix"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let output = tandem(&["balance", "--kind", "mgda", "--gradients", &file.display().to_string()]);
+        let said = text_of(&output);
+        assert!(output.status.code() == Some(2) && said.contains(part) && said.contains("wrong.json"), "{said}");
+    }
+    std::fs::write(&file, r#"{"gram": [[1, 0], [0, 1]]}"#).unwrap();
+    let output = tandem(&["balance", "--kind", "moco", "--gradients", &file.display().to_string()]);
+    assert!(text_of(&output).contains("the gradients themselves"), "{}", text_of(&output));
+}
+
 #[test]
 fn a_synthetic_log_is_written_once_under_mpi() {
     let fixture = Fixture::new();
@@ -261,7 +326,7 @@ fn a_dry_run_prints_the_job_and_leaves_nothing() {
 
 #[test]
 fn every_command_explains_itself() {
-    for command in ["train", "eval", "predict", "inspect", "synth"] {
+    for command in ["train", "eval", "predict", "inspect", "synth", "balance"] {
         let output = tandem(&[command, "--help"]);
         assert!(output.status.success(), "{}", text_of(&output));
         let help = String::from_utf8_lossy(&output.stdout);

@@ -14,6 +14,7 @@ mod adam;
 mod aligned_mtl;
 mod cagrad;
 mod config;
+pub mod conflict;
 mod crmogm;
 mod db_mtl;
 mod dual_proj;
@@ -35,6 +36,7 @@ mod mgda;
 mod moco;
 mod modo;
 mod nash_mtl;
+pub mod once;
 mod order;
 mod pcd;
 mod pcgrad;
@@ -77,6 +79,15 @@ pub enum Needs {
     Representation,
     /// The gradients of the tables' rows ([`Balancer::on_rows`]).
     Rows,
+}
+
+/// Weights of an earlier step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reused {
+    /// Of each task.
+    pub weights: Vec<f64>,
+    /// The shared update is shortened to this norm.
+    pub max_norm: Option<f64>,
 }
 
 /// The `balance` of a job.
@@ -174,6 +185,12 @@ pub trait Balancer: std::fmt::Debug {
     /// A loss or a gradient that is not finite.
     fn weights(&mut self, _: &Signal) -> Result<Vec<f64>> {
         Err(Error::internal(format!("{self:?} finds no weights without {:?}", self.needs())))
+    }
+
+    /// Weights of an earlier step that serve for this one too, so that no gradients need to be compared. Advances the
+    /// state if there are some. `present` as in [`Signal`].
+    fn reuse(&mut self, _present: &[bool]) -> Option<Reused> {
+        None
     }
 
     /// The method, where it [needs](Needs::Slices) the gradients themselves.

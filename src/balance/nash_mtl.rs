@@ -7,7 +7,7 @@
 
 use super::fairness::fair_point;
 use super::gram::Scaled;
-use super::{Balancer, KEY, Needs, Signal, check_ridge, restore_exactly, weigh_moving};
+use super::{Balancer, KEY, Needs, Reused, Signal, check_ridge, restore_exactly, weigh_moving};
 use crate::config::Component;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -74,6 +74,20 @@ impl Balancer for NashMtl {
         })
     }
 
+    /// Between two solutions α is known, so that the tasks' gradients need not be told apart.
+    fn reuse(&mut self, present: &[bool]) -> Option<Reused> {
+        let (calls, alphas) = self.state.split_at_mut(1);
+        let known = present.iter().zip(&*alphas).all(|(&present, &alpha)| !present || alpha > 0.0);
+        let alone = present.iter().filter(|present| **present).count() < 2;
+        if calls[0] == 0.0 || !known || alone {
+            return None;
+        }
+        calls[0] = (calls[0] + 1.0) % self.options.update_every as f64;
+        let weights = present.iter().zip(&*alphas).map(|(&present, &alpha)| if present { alpha } else { 0.0 });
+        let max_norm = (self.options.max_norm > 0.0).then_some(self.options.max_norm);
+        Some(Reused { weights: weights.collect(), max_norm })
+    }
+
     fn state(&self) -> Vec<f64> {
         self.state.clone()
     }
@@ -124,6 +138,27 @@ mod tests {
         // Cβ = 0, so ridge·β = 1/β.
         let w = weights_of("{kind: nash_mtl, ridge: 1e-4}", &[1.0, -1.0, -1.0, 1.0], 2);
         assert_close(&w, &[100.0, 100.0], 1e-6);
+    }
+
+    #[test]
+    fn what_is_reused_is_what_the_gradients_would_give() {
+        let grams = [gram_of(&[vec![1.0, 0.0], vec![0.0, 2.0]]), gram_of(&[vec![3.0, 0.0], vec![1.0, 1.0]])];
+        let (mut whole, mut saving) =
+            (method("{kind: nash_mtl, update_every: 3}", 2), method("{kind: nash_mtl, update_every: 3}", 2));
+        for step in 0..7 {
+            let signal = of_gram(&grams[step % 2], &[1.0, 1.0], &[true, true]);
+            let want = whole.weights(&signal).unwrap();
+            match saving.reuse(&[true, true]) {
+                None => assert_eq!((step % 3, saving.weights(&signal).unwrap()), (0, want)),
+                Some(reused) => {
+                    let norm = quadratic(&grams[step % 2], &reused.weights).sqrt();
+                    let factor = (reused.max_norm.unwrap() / norm).min(1.0);
+                    assert_close(&reused.weights.iter().map(|w| w * factor).collect::<Vec<_>>(), &want, 1e-12);
+                }
+            }
+            assert_eq!(saving.state(), whole.state());
+        }
+        assert!(saving.reuse(&[true, false]).is_none(), "a task alone has its plain gradient");
     }
 
     #[test]

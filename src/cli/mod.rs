@@ -1,5 +1,6 @@
 //! The commands: one file each. Only this floor prints.
 
+mod balance;
 mod eval;
 mod inspect;
 mod predict;
@@ -40,6 +41,7 @@ enum Command {
     Predict(predict::Args),
     Inspect(inspect::Args),
     Synth(synth::Args),
+    Balance(balance::Args),
 }
 
 /// Exit code of a run that was stopped by a signal and saved: start it again with `--resume`.
@@ -74,6 +76,7 @@ fn run(args: Args) -> i32 {
         Command::Predict(args) => predict::run(args, voice),
         Command::Inspect(args) => on_rank_0(|| inspect::run(args).map(|()| 0)),
         Command::Synth(args) => on_rank_0(|| synth::run(args).map(|()| 0)),
+        Command::Balance(args) => on_rank_0(|| balance::run(args).map(|()| 0)),
     }
 }
 

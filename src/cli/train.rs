@@ -199,6 +199,9 @@ impl Observer for Watcher {
                     _ => "done",
                 };
                 self.progress.message(&format!("{why} after step {} and {:.1} s", end.step, end.seconds));
+                if let Some(conflict) = &end.conflict {
+                    self.progress.message(&format!("\n{conflict}\n"));
+                }
             }
             Notice::Start(_) | Notice::Step(_) => {}
         }

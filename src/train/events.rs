@@ -1,7 +1,7 @@
 //! What a run tells the outside: one line of `metrics.jsonl` per event. The trainer only emits them; who
 //! prints or stores them is the command's business.
 
-use crate::balance::gram;
+use crate::balance::{conflict, gram};
 use crate::error::Result;
 use crate::metric::TaskReport;
 use crate::observe::{Event, Events};
@@ -57,6 +57,9 @@ pub struct End {
     pub reason: &'static str,
     /// Seconds since the start, all included.
     pub seconds: f64,
+    /// How the tasks' gradients agreed over the steps of this run, for methods that compare gradients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conflict: Option<conflict::Report>,
 }
 
 /// The sizes of a run.

@@ -24,6 +24,13 @@ pub struct LeafGradients {
     pub sequences: Vec<Vec<f32>>,
 }
 
+impl LeafGradients {
+    /// Multiplies all of it.
+    pub fn scale(&mut self, factor: f32) {
+        self.sequences.iter_mut().chain([&mut self.pooled]).flatten().for_each(|value| *value *= factor);
+    }
+}
+
 impl Leaves {
     /// Puts the looked-up rows of `batch` into tensors shaped as `spec` says.
     pub fn new(batch: &Batch, lookup: &mut Lookup, spec: &InputSpec) -> Result<Self> {

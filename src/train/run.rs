@@ -7,6 +7,7 @@ use super::persist;
 use super::setup;
 use super::step::{Clock, StepInput, StepReport, Trainable};
 use super::trained::Trained;
+use crate::balance::conflict::Conflict;
 use crate::checkpoint::{CheckpointDir, Manifest, Progress};
 use crate::comm::{Comm, collectives};
 use crate::config::job::Job;
@@ -70,6 +71,8 @@ pub struct Run {
     saved: Option<u64>,
     /// Whether each task has had a labelled row in this epoch, or since the run was resumed.
     labelled: Vec<bool>,
+    /// How the tasks' gradients agreed since this process began.
+    conflict: Conflict,
     best: Goal,
     stop: Option<Goal>,
 }
@@ -109,6 +112,7 @@ impl Run {
             stop,
             saved: None,
             labelled: vec![false; job.tasks.len()],
+            conflict: Conflict::default(),
             total_steps: total_steps(&job, layout.steps()),
             run_dir: run_dir.to_path_buf(),
             step: 0,
@@ -196,7 +200,8 @@ impl Run {
             self.save(observer)?;
         }
         let ending = ending.unwrap_or(Ending::Done);
-        let end = End { step: self.step, reason: ending.name(), seconds: began.elapsed().as_secs_f64() };
+        let (seconds, conflict) = (began.elapsed().as_secs_f64(), self.conflict.report(&self.task_names()));
+        let end = End { step: self.step, reason: ending.name(), seconds, conflict };
         self.tell(observer, Notice::End(end))?;
         Ok(ending)
     }
@@ -212,6 +217,7 @@ impl Run {
         let clock = Clock { step: self.step, steps_per_epoch: self.layout.steps(), total_steps: self.total_steps };
         let input = StepInput { batch, plan: &self.train.plan, clock, lr_factor, stop };
         let report = self.trainable.step(&self.comm, &input, &self.stages)?;
+        self.conflict.add(&report.gram, &report.weights);
         let rows = self.layout.rows_in_step(self.cursor.taken);
         meter.rows += rows;
         let epoch = self.cursor.epoch;

@@ -222,6 +222,22 @@ fn famo_answers_to_the_loss_after_the_step() {
 }
 
 #[test]
+fn weights_that_are_used_again_give_what_comparing_the_gradients_again_gives() {
+    let bench = Bench::new();
+    for (i, max_norm) in ["0", "0.3"].iter().enumerate() {
+        let balance = format!("balance={{kind: nash_mtl, update_every: 4, max_norm: {max_norm}}}");
+        let run = |name: &str, more: &[&str]| {
+            bench.run(&format!("{name} {i}"), 2, &[&[MMOE, &balance, "train.epochs=1"], more].concat())
+        };
+        // The reference kernels cannot tell heads from the trunk, and compare the gradients at every step.
+        let (saving, whole) = (run("saving", &[]), run("whole", &["kernels=reference"]));
+        assert!(saving.seen.steps()[1].cosines.is_empty() && !whole.seen.steps()[1].cosines.is_empty());
+        assert!(!saving.seen.steps()[4].cosines.is_empty());
+        whole.state.assert_close(&saving.state, 1e-3, max_norm);
+    }
+}
+
+#[test]
 fn the_reference_kernels_refuse_the_representation() {
     let place = Workplace::with_log(60);
     let job = place.job(&["balance={kind: mgda, scope: representation}", "kernels=reference"]);

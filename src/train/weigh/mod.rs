@@ -4,7 +4,7 @@
 //! | it looks at | backward passes | dense gradients summed over ranks | row gradients |
 //! |---|---|---|---|
 //! | losses ([`losses`]) | 1 | 1 | 1 |
-//! | representation ([`representation`]) | K of the heads, 1 of the trunk | 1 | 1 |
+//! | representation, or nothing new ([`representation`]) | K of the heads, 1 of the trunk | 1 | 1 |
 //! | shared gradients ([`gradients`]) | K, the input's once | K | 1 |
 //! | shared gradients and rows ([`gradients`]) | K | K | K of the rows that several tasks touch |
 
@@ -89,6 +89,12 @@ pub struct Parts<'a> {
 /// # Errors
 /// Gradients that the method refuses, or a failed exchange.
 pub fn weigh(parts: Parts, forward: &Forward, lookup: Lookup) -> Result<Weighed> {
+    if matches!(forward.graph, Graph::Tape(_))
+        && parts.balance.scope == Some(Scope::Shared)
+        && let Some(reused) = parts.balance.method.reuse(&forward.losses.present)
+    {
+        return representation::weigh_again(parts, forward, lookup, reused);
+    }
     match (parts.balance.method.needs(), parts.balance.scope) {
         (Needs::Losses, _) => losses::weigh(parts, forward, lookup),
         (_, Some(Scope::Representation)) => representation::weigh(parts, forward, lookup),

@@ -6,12 +6,13 @@
 
 use super::gradients::weighted_leaves;
 use super::{Forward, Parts, Weighed, signal};
-use crate::balance::{OnRepresentation, Representation, gram};
+use crate::balance::{OnRepresentation, Representation, Reused, gram};
 use crate::comm::collectives;
 use crate::embedding::Lookup;
 use crate::error::Result;
 use crate::nn::{Pass, Trunk, weighted_sum};
 use crate::observe::Stage;
+use crate::train::leaves::LeafGradients;
 use candle_core::Tensor;
 
 pub(super) fn weigh(mut parts: Parts, forward: &Forward, lookup: Lookup) -> Result<Weighed> {
@@ -23,21 +24,54 @@ pub(super) fn weigh(mut parts: Parts, forward: &Forward, lookup: Lookup) -> Resu
     let mut gram = gram_of(forward, &trunk, &heads)?;
     stages.time(Stage::Reduce, || collectives::all_reduce_sum(parts.comm, &mut gram))?;
     let weights = parts.weights(forward, &gram)?;
-    let leaves = stages.time(Stage::Backward, || {
-        for (head, &weight) in heads.iter().zip(&weights) {
-            parts.dense.put(parts.store, &head.grads, (0, 1), (weight, 1.0))?;
-        }
-        let through = through_trunk(&parts, forward, &trunk, &heads, &weights)?;
-        parts.dense.put(parts.store, &through.grads, (0, 1), (1.0, 1.0))?;
-        let mut passes = heads;
-        passes.push(through);
-        let all: Vec<f64> = weights.iter().copied().chain([1.0]).collect();
-        weighted_leaves(forward, &passes, &all)
-    })?;
+    let leaves = stages.time(Stage::Backward, || backward(&mut parts, forward, &trunk, heads, &weights))?;
     let reduced = stages.time(Stage::Reduce, || parts.dense.reduce(parts.comm, 1))?;
     let norm = stages.time(Stage::Optimizer, || parts.dense.combine(&reduced, &[1.0]));
     let row_gradients = parts.collect(lookup, &[leaves])?;
     Ok(Weighed { weights, gram, norm, rows: 1, row_gradients })
+}
+
+/// A step with the weights of an earlier one: the heads keep their own gradients, and the trunk is passed once.
+pub(super) fn weigh_again(mut parts: Parts, forward: &Forward, lookup: Lookup, reused: Reused) -> Result<Weighed> {
+    let Reused { mut weights, max_norm } = reused;
+    let stages = parts.stages;
+    parts.dense.begin(1, parts.comm.size());
+    let logits: Vec<&Tensor> = forward.output.logits.iter().collect();
+    let trunk = forward.graph.trunk(&logits)?;
+    let mut leaves = stages.time(Stage::Backward, || {
+        let heads = heads(forward, &trunk)?;
+        backward(&mut parts, forward, &trunk, heads, &weights)
+    })?;
+    let reduced = stages.time(Stage::Reduce, || parts.dense.reduce(parts.comm, 1))?;
+    // Of a single row the Gram matrix is the squared norm of the shared update.
+    let shared = reduced.gram.iter().sum::<f64>().sqrt();
+    let factor = max_norm.filter(|limit| shared > *limit).map_or(1.0, |limit| limit / shared);
+    let norm = stages.time(Stage::Optimizer, || parts.dense.combine(&reduced, &[factor]));
+    if factor != 1.0 {
+        weights.iter_mut().for_each(|weight| *weight *= factor);
+        leaves.scale(factor as f32);
+    }
+    let row_gradients = parts.collect(lookup, &[leaves])?;
+    Ok(Weighed { weights, gram: Vec::new(), norm, rows: 1, row_gradients })
+}
+
+/// The weighted sum of the heads once through the trunk: fills the dense gradients, and returns the leaves'.
+fn backward(
+    parts: &mut Parts,
+    forward: &Forward,
+    trunk: &Trunk,
+    heads: Vec<Pass>,
+    weights: &[f64],
+) -> Result<LeafGradients> {
+    for (head, &weight) in heads.iter().zip(weights) {
+        parts.dense.put(parts.store, &head.grads, (0, 1), (weight, 1.0))?;
+    }
+    let through = through_trunk(parts, forward, trunk, &heads, weights)?;
+    parts.dense.put(parts.store, &through.grads, (0, 1), (1.0, 1.0))?;
+    let mut passes = heads;
+    passes.push(through);
+    let all: Vec<f64> = weights.iter().copied().chain([1.0]).collect();
+    weighted_leaves(forward, &passes, &all)
 }
 
 fn heads(forward: &Forward, trunk: &Trunk) -> Result<Vec<Pass>> {
