@@ -68,7 +68,7 @@ fn write_log(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The job, with `balance`.
+/// The job, with this kind and options of `balance`.
 fn job(folder: &Path, balance: &str) -> anyhow::Result<Checked> {
     let mut text = format!("name: bench\ndata: {{train: {}/log/train}}\nfeatures:\n", folder.display());
     for i in 0..NUMERIC {
@@ -187,35 +187,48 @@ fn exchange_once(comm: &Comm, folder: &Path) -> anyhow::Result<[f64; 2]> {
     Ok(total_ms.map(|ms| ms / STEPS as f64))
 }
 
+/// What a step looks at, from nothing to everything: a name, and the job's `balance`. The first is what the others are
+/// compared with.
+const WAYS: [(&str, &str); 5] = [
+    ("uniform", "uniform"),
+    ("losses", "dwa"),
+    ("represent.", "cagrad, scope: representation"),
+    ("shared", "cagrad"),
+    ("shared+rows", "cagrad, scope: shared+rows"),
+];
+
 /// Whole steps, by stage.
 fn steps(folder: &Path) -> anyhow::Result<()> {
-    let cases = [("uniform", 1), ("uniform", 2), ("cagrad", 1), ("cagrad", 2)];
-    let mut times: Vec<Vec<StepTimes>> = vec![Vec::new(); cases.len()];
+    // By way, on one rank and on two.
+    let mut times = vec![[const { Vec::<StepTimes>::new() }; 2]; WAYS.len()];
     for _ in 0..REPEATS {
-        for ((balance, ranks), times) in cases.iter().zip(&mut times) {
-            times.push(on_ranks(*ranks, |comm| step_times(&comm, folder, balance))?);
+        for ((_, balance), times) in WAYS.iter().zip(&mut times) {
+            for (ranks, times) in (1..).zip(times) {
+                times.push(on_ranks(ranks, |comm| step_times(&comm, folder, balance))?);
+            }
         }
     }
-    let of = |case: usize, part: usize| median(times[case].iter().map(|times| times[part]).collect());
-    let row = |name: &str, value: &dyn Fn(usize) -> String| {
+    let whole = Stage::ALL.len();
+    let of =
+        |way: usize, ranks: usize, part: usize| median(times[way][ranks].iter().map(|times| times[part]).collect());
+    let row = |name: &str, value: &dyn Fn(usize, usize) -> String| {
         print!("{name:<12}");
-        (0..cases.len()).for_each(|case| print!(" {:>13}", value(case)));
+        (0..WAYS.len()).for_each(|way| (0..2).for_each(|ranks| print!(" {:>14}", value(way, ranks))));
         println!();
     };
     println!();
-    row("ms a step", &|case| format!("{}, {} rank", cases[case].0, cases[case].1));
+    row("ms a step", &|way, ranks| format!("{}, {}", WAYS[way].0, ranks + 1));
     let outside = [Stage::Eval, Stage::Checkpoint];
     for (part, stage) in Stage::ALL.iter().enumerate().filter(|(_, stage)| !outside.contains(stage)) {
-        row(stage.name(), &|case| format!("{:.2}", of(case, part)));
+        row(stage.name(), &|way, ranks| format!("{:.2}", of(way, ranks, part)));
     }
-    row("whole step", &|case| format!("{:.2}", of(case, Stage::ALL.len())));
-    row("rows/s", &|case| format!("{:.0}", GLOBAL_BATCH as f64 * 1e3 / of(case, Stage::ALL.len())));
-    println!();
-    let ratio = |a: usize, b: usize| {
-        median(times[a].iter().zip(&times[b]).map(|(a, b)| a[Stage::ALL.len()] / b[Stage::ALL.len()]).collect())
-    };
-    println!("cagrad step / uniform step: {:.2} on 1 rank, {:.2} on 2 ranks", ratio(2, 0), ratio(3, 1));
-    println!("speed of 2 ranks / 1 rank:  {:.2} uniform, {:.2} cagrad", ratio(0, 1), ratio(2, 3));
+    row("whole step", &|way, ranks| format!("{:.2}", of(way, ranks, whole)));
+    row("rows/s", &|way, ranks| format!("{:.0}", GLOBAL_BATCH as f64 * 1e3 / of(way, ranks, whole)));
+    let ratio = |a: &[StepTimes], b: &[StepTimes]| median(a.iter().zip(b).map(|(a, b)| a[whole] / b[whole]).collect());
+    row("over uniform", &|way, ranks| format!("{:.3}", ratio(&times[way][ranks], &times[0][ranks])));
+    println!("\nspeed of 2 ranks / 1 rank: {:.2} uniform, {:.2} shared", ratio(&times[0][0], &times[0][1]), {
+        ratio(&times[3][0], &times[3][1])
+    });
     Ok(())
 }
 
