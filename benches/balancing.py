@@ -26,6 +26,7 @@ arguments.add_argument("--tandem", default="target/release/tandem")
 arguments.add_argument("--work", type=pathlib.Path, default=pathlib.Path("runs/balancing"))
 arguments.add_argument("--sets", type=names, help="default: all")
 arguments.add_argument("--methods", type=names, help="default: all")
+arguments.add_argument("--as-is", action="store_true", help="train and time nothing: show the methods whose seeds are all done")
 arguments.add_argument("--only-time", action="store_true", help="time the steps and stop")
 arguments.add_argument("--seeds", type=int, default=5)
 arguments.add_argument("--rounds", type=int, default=3, help="of timing")
@@ -157,7 +158,7 @@ def trained(name, method, seed):
 
 
 def results(name, method):
-    """Results by seed; of a method that failed with a seed, none of that seed."""
+    """Results by seed; of a method that failed with a seed, none of that seed. None if they are not there and may not be made."""
 
     def attempt(seed):
         try:
@@ -166,16 +167,20 @@ def results(name, method):
             print(f"{name}, {method}, seed {seed}: {error}", file=sys.stderr)
             return {"error": str(error)}
 
-    found = {seed: runs.get(key(name, method, seed), lambda: attempt(seed)) for seed in range(1, options.seeds + 1)}
+    seeds = range(1, options.seeds + 1)
+    if options.as_is and any(json.dumps(key(name, method, seed)) not in runs.known for seed in seeds):
+        return None
+    found = {seed: runs.get(key(name, method, seed), lambda: attempt(seed)) for seed in seeds}
     return {seed: result for seed, result in found.items() if "error" not in result}
 
 
 def seconds_a_step(balance):
-    """Median over a short run's lines; the first has the start in it. Timed is a model of the usual size, of three tasks."""
+    """Of the fastest four steps in a row of a short run, which other work on the machine disturbs least. Timed is a model of the
+    usual size, of three tasks."""
     settings = ["model={kind: mmoe, experts: 4, expert: [256, 128], tower: [64]}", "train.global_batch=2048", "train.log_every=4"]
-    settings += ["train.max_steps=16", "train.eval.every=never", "checkpoint.every=never", "data.test=null", f"balance={balance}"]
+    settings += ["train.max_steps=24", "train.eval.every=never", "checkpoint.every=never", "data.test=null", f"balance={balance}"]
     steps = [event for event in events(log(90, 1) / "job.yaml", settings) if event["event"] == "step"]
-    return 2048 / statistics.median(step["samples_per_s"] for step in steps[2:])
+    return 2048 / max(step["samples_per_s"] for step in steps[2:])
 
 
 def cost(method):
@@ -186,7 +191,8 @@ def cost(method):
 
     if METHODS[method][1] is None:
         return []
-    pairs = [costs.get([method, round], pair) for round in range(1, options.rounds + 1)]
+    rounds = [[method, round] for round in range(1, options.rounds + 1)]
+    pairs = [costs.get(of, pair) for of in rounds if not options.as_is or json.dumps(of) in costs.known]
     return [pair["method"] / pair["uniform"] for pair in pairs]
 
 
@@ -219,7 +225,8 @@ def summary():
     yield f"| `uniform`, mean test AUC | | {base} | 1 |"
     for method in methods[1:]:
         ratios = cost(method)
-        timed = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
+        timed = f"{statistics.median(ratios):.2f}" if ratios else ""
+        timed += f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else ""
         label = "each task alone" if method == "alone" else f"`{method}`"
         yield f"| {label} | {METHODS[method][0]} | " + " | ".join(difference(name, method) for name in table) + f" | {timed} |"
 
@@ -232,7 +239,7 @@ def about_sets():
         if angle is not None:
             truth = [json.loads((log(angle, seed) / "synth.json").read_text())["tasks"] for seed in range(1, options.seeds + 1)]
             best = mean_sd([statistics.mean(task["bayes_auc"] for task in tasks) for tasks in truth])
-        seen = [result["cosines"] for result in table[name].get("upgrad", {}).values()]
+        seen = [result["cosines"] for result in (table[name].get("upgrad") or {}).values()]
         means = " | ".join(mean_sd([s[i] for s in seen], form="{:.2f}") for i in (1, 0)) if seen else " | "
         yield f"| {name} | {best} | {mean_sd(list(map(mean_auc, table[name]['uniform'].values())))} | {means} |"
 
@@ -260,6 +267,7 @@ if options.only_time:
         print(method, [round(ratio, 2) for ratio in cost(method)])
     sys.exit()
 table = {name: {method: results(name, method) for method in methods if method in (SETS[name][3] or METHODS)} for name in sets}
+table = {name: found for name, found in table.items() if found["uniform"]}
 parts = {"summary": summary(), "sets": about_sets(), "tasks": (line for name in table for line in by_task(name))}
 for part, lines in parts.items():
     text = "\n".join(lines)
