@@ -6,7 +6,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 SCRIPTS := .ci/install .ci/run jobs/demo.sh
 
-.PHONY: help demo test build lint doc bench growth decode peer results install
+.PHONY: help demo test build lint doc bench growth decode peer results balancing install
 
 help:
 	@echo 'make demo    build, write a synthetic log, train on it with 2 MPI ranks, compare with the best possible'
@@ -19,6 +19,7 @@ help:
 	@echo 'make decode  time the reading of Parquet against pyarrow (installs it under runs/decode)'
 	@echo 'make peer    time tandem against TorchRec (installs PyTorch under runs/peer; needs ../shared/bench)'
 	@echo 'make results train the jobs on public data over several seeds (needs the data of data.root)'
+	@echo 'make balancing train every balancing method on logs of known conflict, and write the tables of docs/balancing.md'
 
 install:
 	@.ci/install
@@ -51,6 +52,9 @@ doc: install
 
 results: build
 	benches/results.py --seeds 5 jobs/census_mmoe.yaml jobs/ml1m_mmoe.yaml jobs/taobao_mmoe.yaml
+
+balancing: build
+	benches/balancing.py --write docs/balancing.md
 
 bench: install
 	cargo bench --bench dense --bench throughput --bench table_memory
