@@ -51,6 +51,7 @@ doc: install
 
 results: build
 	benches/results.py --seeds 5 jobs/census_mmoe.yaml jobs/ml1m_mmoe.yaml jobs/taobao_mmoe.yaml
+	benches/results.py --seeds 5 --retrieval --ranks 1
 
 bench: install
 	cargo bench --bench dense --bench throughput --bench table_memory
