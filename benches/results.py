@@ -36,6 +36,8 @@ VARIANTS = [
     ("alone", "user–item alone", "ml1m_mf", ALONE + sparse("3.0e-3", "1.0e-5")),
     ("sum", "with both relations, plain sum", "ml1m_mf", sparse("1.0e-3", "1.0e-4")),
     ("pmtrec", "`pmtrec`", "ml1m_pmtrec", []),
+    ("mgda", "`mgda` over rows", "ml1m_mf", ["balance={kind: mgda, scope: shared+rows}"] + sparse("3.0e-3", "1.0e-4")),
+    ("upgrad", "`upgrad` over rows", "ml1m_mf", ["balance={kind: upgrad, scope: shared+rows}"] + sparse("3.0e-3", "1.0e-4")),
 ]
 
 
