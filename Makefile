@@ -52,6 +52,7 @@ doc: install
 
 results: build
 	benches/results.py --seeds 5 jobs/census_mmoe.yaml jobs/ml1m_mmoe.yaml jobs/taobao_mmoe.yaml
+	benches/results.py --seeds 5 --retrieval --ranks 1
 
 balancing: build
 	benches/balancing.py --write docs/balancing.md

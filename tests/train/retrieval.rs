@@ -230,7 +230,13 @@ fn equal_scores_are_in_the_order_of_their_ids() {
 #[test]
 fn training_is_the_same_at_any_number_of_ranks() {
     let place = workplace();
-    for overrides in [&["balance.kind=uniform"][..], &["balance.kind=uncertainty", "kernels=reference"]] {
+    let variants = [
+        &["balance.kind=uniform"][..],
+        &["balance.kind=uncertainty", "kernels=reference"],
+        &["balance={kind: pmtrec}"],
+        &["balance={kind: mgda, scope: shared+rows}"],
+    ];
+    for overrides in variants {
         let run = |ranks: usize| {
             let run_dir = place.path(&format!("{}{ranks}", overrides[0]));
             let how = How { threads: threads::Options::unruly(ranks as u64), ..How::default() };
