@@ -3,30 +3,17 @@
 //!
 //! By duality it is Σ v_k g_k for the v that minimises vᵀGv over v ≥ p, p the preference.
 
-use super::gram::Scaled;
-use super::preference::Preference;
-use super::solvers::nonnegative_quadratic;
-use super::{Balancer, KEY, Needs, Signal, check_ridge};
+use super::cone::{Options, correction};
+use super::{Balancer, Needs, Signal};
 use crate::config::Component;
 use crate::error::Result;
-use serde::{Deserialize, Serialize};
 
-/// Options of `{kind: dual_proj}`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct DualProj {
-    /// Weights of the sum that is projected; empty: 1 over the number of tasks.
-    preference: Preference,
-    /// Multiple of trace(G) added to the diagonal of G. 0 is the exact projection; TorchJD has 1e-4.
-    ridge: f64,
-}
+/// The preference gives the weights of the sum that is projected.
+#[derive(Debug)]
+struct DualProj(Options);
 
 pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
-    let options: DualProj = component.options(KEY)?;
-    options.preference.check("preference", tasks)?;
-    check_ridge(options.ridge)?;
-    component.resolve(&options)?;
-    Ok(Box::new(options))
+    Ok(Box::new(DualProj(Options::read(component, tasks)?)))
 }
 
 impl Balancer for DualProj {
@@ -42,26 +29,16 @@ impl Balancer for DualProj {
             weights[only] = 1.0;
             return Ok(weights);
         }
-        let preference = self.preference.or_mean(&present);
-        let gradients = Scaled::new(signal.gram, signal.present.len(), &present).regularised(self.ridge);
-        let corrections = corrections(&gradients, &preference);
-        for (((&task, norm), x), p) in present.iter().zip(&gradients.norms).zip(corrections).zip(preference) {
+        let preference = self.0.preference.or_mean(&present);
+        let gradients = self.0.gradients(signal, &present);
+        let sum: Vec<f64> = gradients.norms.iter().zip(&preference).map(|(norm, p)| norm * p).collect();
+        let correction = correction(&gradients.ridged(), &sum);
+        for (((&task, norm), x), p) in present.iter().zip(&gradients.norms).zip(correction).zip(preference) {
             // A zero gradient conflicts with none, and has no part in the projection.
             weights[task] = if x > 0.0 && *norm > 0.0 { p + x / norm } else { p };
         }
         Ok(weights)
     }
-}
-
-/// What the projection adds to Σ p_k g_k, in unit gradients: the x ≥ 0 of least ‖Σ (p_k‖g_k‖ + x_k) u_k‖.
-fn corrections(gradients: &Scaled, preference: &[f64]) -> Vec<f64> {
-    let cosines = gradients.ridged();
-    let sum: Vec<f64> = gradients.norms.iter().zip(preference).map(|(norm, p)| norm * p).collect();
-    let against: Vec<f64> = cosines
-        .chunks_exact(sum.len().max(1))
-        .map(|row| -row.iter().zip(&sum).map(|(c, y)| c * y).sum::<f64>())
-        .collect();
-    nonnegative_quadratic(&cosines, &against)
 }
 
 #[cfg(test)]

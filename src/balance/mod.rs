@@ -13,6 +13,7 @@
 mod adam;
 mod aligned_mtl;
 mod cagrad;
+mod cone;
 mod config;
 pub mod conflict;
 mod crmogm;

@@ -4,30 +4,17 @@
 //! By duality the projection of g_i is Σ v_k g_k for the v that minimises vᵀGv over v ≥ e_i. The sum w keeps
 //! Gw ≥ 0: no task's loss rises, to first order.
 
-use super::gram::Scaled;
-use super::preference::Preference;
-use super::solvers::nonnegative_quadratic;
-use super::{Balancer, KEY, Needs, Signal, check_ridge};
+use super::cone::{Options, correction};
+use super::{Balancer, Needs, Signal};
 use crate::config::Component;
 use crate::error::Result;
-use serde::{Deserialize, Serialize};
 
-/// Options of `{kind: upgrad}`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct UpGrad {
-    /// Weight of each task in the sum; empty: 1 over the number of tasks.
-    preference: Preference,
-    /// Multiple of trace(G) added to the diagonal of G. 0 is the exact projection; TorchJD has 1e-4.
-    ridge: f64,
-}
+/// The preference gives each task's weight in the sum of the projections.
+#[derive(Debug)]
+struct UpGrad(Options);
 
 pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
-    let options: UpGrad = component.options(KEY)?;
-    options.preference.check("preference", tasks)?;
-    check_ridge(options.ridge)?;
-    component.resolve(&options)?;
-    Ok(Box::new(options))
+    Ok(Box::new(UpGrad(Options::read(component, tasks)?)))
 }
 
 impl Balancer for UpGrad {
@@ -43,11 +30,13 @@ impl Balancer for UpGrad {
             weights[only] = 1.0;
             return Ok(weights);
         }
-        let preference = self.preference.or_mean(&present);
-        let gradients = Scaled::new(signal.gram, signal.present.len(), &present).regularised(self.ridge);
+        let preference = self.0.preference.or_mean(&present);
+        let gradients = self.0.gradients(signal, &present);
         let cosines = gradients.ridged();
         for (i, share) in preference.iter().enumerate() {
-            for ((&task, norm), x) in present.iter().zip(&gradients.norms).zip(correction(&cosines, i)) {
+            let mut unit = vec![0.0; present.len()];
+            unit[i] = 1.0;
+            for ((&task, norm), x) in present.iter().zip(&gradients.norms).zip(correction(&cosines, &unit)) {
                 // A zero gradient conflicts with none, and has no part in a projection.
                 if x > 0.0 && *norm > 0.0 {
                     weights[task] += share * x * (gradients.norms[i] / norm);
@@ -57,13 +46,6 @@ impl Balancer for UpGrad {
         }
         Ok(weights)
     }
-}
-
-/// What projecting u_i adds to it, in unit gradients: the x ≥ 0 of least ‖u_i + Σ x_k u_k‖.
-fn correction(cosines: &[f64], i: usize) -> Vec<f64> {
-    let n = cosines.len().isqrt();
-    let against: Vec<f64> = cosines[i * n..(i + 1) * n].iter().map(|c| -c).collect();
-    nonnegative_quadratic(cosines, &against)
 }
 
 #[cfg(test)]
