@@ -1,16 +1,23 @@
 //! The job as written in YAML: what serde can read. What it must also satisfy is in [`super::check`].
 
+mod eval;
+mod feature;
+mod paths;
 mod relation;
+mod table;
 
+pub use eval::{Best, Eval, Stop};
+pub use feature::{Feature, FeatureKind, Pooling, Transform};
+pub use paths::Paths;
 pub use relation::{Negatives, Ranking};
+pub use table::{Admission, Eviction, EvictionPolicy, Table};
 
 use super::units::auto_or_number;
 use super::{Bytes, Component, Every};
 use crate::comm::WireFormat;
 use crate::nn::{Kernels, Precision};
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fmt;
 
 /// One job: everything `tandem train` needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -92,204 +99,6 @@ pub struct Data {
     /// Batches decoded ahead of training.
     #[serde(default = "defaults::prefetch")]
     pub prefetch: usize,
-}
-
-/// One path or several.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(untagged)]
-pub enum Paths {
-    /// A single glob, folder or file.
-    One(String),
-    /// Several, in order.
-    Many(Vec<String>),
-}
-
-impl Default for Paths {
-    fn default() -> Self {
-        Self::Many(Vec::new())
-    }
-}
-
-impl Paths {
-    /// The patterns in order.
-    pub fn patterns(&self) -> &[String] {
-        match self {
-            Self::One(pattern) => std::slice::from_ref(pattern),
-            Self::Many(patterns) => patterns,
-        }
-    }
-}
-
-// By hand, because serde's own reading of untagged enums cannot say what it expected.
-impl<'de> Deserialize<'de> for Paths {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OneOrMany;
-        impl<'de> de::Visitor<'de> for OneOrMany {
-            type Value = Paths;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a path or a list of paths")
-            }
-
-            fn visit_str<E: de::Error>(self, path: &str) -> Result<Paths, E> {
-                Ok(Paths::One(path.to_string()))
-            }
-
-            fn visit_seq<A: de::SeqAccess<'de>>(self, mut entries: A) -> Result<Paths, A::Error> {
-                let mut paths = Vec::new();
-                while let Some(path) = entries.next_element()? {
-                    paths.push(path);
-                }
-                Ok(Paths::Many(paths))
-            }
-        }
-        deserializer.deserialize_any(OneOrMany)
-    }
-}
-
-/// One entry of `features:`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Feature {
-    /// Name of the feature, and of its column unless `column` says otherwise.
-    pub name: String,
-    /// What the column holds.
-    pub kind: FeatureKind,
-    /// The Parquet column.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub column: Option<String>,
-    /// `cross`: the columns that are hashed together.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub columns: Vec<String>,
-    /// Embedding table; features that name the same table share its rows. Default: the feature's name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub table: Option<String>,
-    /// Embedding dimension; needed by one feature of each table, or by `tables:`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dim: Option<usize>,
-    /// How several ids of a row become one vector.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pooling: Option<Pooling>,
-    /// `sequence`: how many of the last ids are kept. `categorical` on a list: at most this many first ids.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_len: Option<usize>,
-    /// `sequence` with attention pooling: the feature whose embedding attends.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub target: Option<String>,
-    /// `numeric`: the transform.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub transform: Option<Transform>,
-    /// `numeric` with `transform: quantile`: number of buckets.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub buckets: Option<usize>,
-    /// `vector`: its length.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub length: Option<usize>,
-}
-
-/// Kinds of features.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FeatureKind {
-    /// One number a row.
-    Numeric,
-    /// One id, or a list of ids, a row.
-    Categorical,
-    /// A list of ids in order of time.
-    Sequence,
-    /// The combination of several columns as one id.
-    Cross,
-    /// A list of floats of fixed length.
-    Vector,
-}
-
-/// How the embedding rows of one feature of one row become one vector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Pooling {
-    /// Their sum.
-    Sum,
-    /// Their mean; zero when there are none.
-    Mean,
-    /// Scaled dot-product attention with the `target` feature's vector as query (`sequence` only).
-    Attention,
-    /// Not pooled: kept as a sequence for models that want it (`sequence` only).
-    None,
-}
-
-/// Transforms of numeric features. Statistics come from one pass over the training rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Transform {
-    /// As it is.
-    None,
-    /// (x − mean) / standard deviation.
-    Standardize,
-    /// sign(x) · ln(1 + |x|).
-    Log1p,
-    /// (x − min) / (max − min), clamped to [0, 1].
-    MinMax,
-    /// The index of its quantile bucket, looked up as an id in an embedding table.
-    Quantile,
-}
-
-/// One entry of `tables:`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Table {
-    /// Floats in a row.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dim: Option<usize>,
-    /// Initial rows, for example `{kind: normal, std: 0.01}`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub init: Option<Component>,
-    /// Sparse optimizer of this table; default `optimizer.sparse`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub optimizer: Option<Component>,
-    /// When an id gets a row.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub admission: Option<Admission>,
-    /// When a row is dropped.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub eviction: Option<Eviction>,
-}
-
-/// `admission:`; an id that is not admitted reads as zeros and is not trained.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Admission {
-    /// Admit once the id has been seen in this many training rows.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub min_count: Option<u32>,
-    /// Admit at each step that sees the id with this probability.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub probability: Option<f64>,
-}
-
-/// `eviction:`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Eviction {
-    /// At most this many rows in the table over all ranks, kept bucket by bucket.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_rows: Option<usize>,
-    /// Which rows go first when there are too many.
-    #[serde(default)]
-    pub policy: EvictionPolicy,
-    /// Drop rows that no training row touched for this many steps.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_age_steps: Option<u64>,
-}
-
-/// Which rows a full table drops.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EvictionPolicy {
-    /// Least recently used.
-    #[default]
-    Lru,
-    /// Least frequently used.
-    Lfu,
 }
 
 /// One entry of `tasks:`.
@@ -399,63 +208,6 @@ impl Default for Train {
     }
 }
 
-/// `train.eval:`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Eval {
-    /// `1 epoch`, `500 steps`.
-    #[serde(default = "defaults::one_epoch")]
-    pub every: Every,
-    /// Rows of one evaluation batch over all ranks.
-    #[serde(default = "defaults::eval_batch")]
-    pub global_batch: usize,
-    /// Early stopping.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stop: Option<Stop>,
-    /// Which metric makes a checkpoint the best one.
-    #[serde(default)]
-    pub best: Best,
-}
-
-impl Default for Eval {
-    fn default() -> Self {
-        Self { every: defaults::one_epoch(), global_batch: defaults::eval_batch(), stop: None, best: Best::default() }
-    }
-}
-
-/// Which metric of which task decides.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Best {
-    /// `auc`, `gauc`, `logloss`, `rmse`, `recall@20`, …; default: `auc` if every task is binary, the longest recall of a
-    /// `bpr` task, else `loss`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub metric: Option<String>,
-    /// A task's name, or `mean` over tasks.
-    #[serde(default = "defaults::mean")]
-    pub task: String,
-}
-
-impl Default for Best {
-    fn default() -> Self {
-        Self { metric: None, task: defaults::mean() }
-    }
-}
-
-/// `train.eval.stop:`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Stop {
-    /// As in [`Best::metric`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub metric: Option<String>,
-    /// A task's name, or `mean` over tasks.
-    #[serde(default = "defaults::mean")]
-    pub task: String,
-    /// Evaluations without improvement before the run stops.
-    pub patience: usize,
-}
-
 /// `checkpoint:`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -507,9 +259,6 @@ mod defaults {
     pub fn global_batch() -> usize {
         4096
     }
-    pub fn eval_batch() -> usize {
-        8192
-    }
     pub fn epochs() -> usize {
         1
     }
@@ -518,9 +267,6 @@ mod defaults {
     }
     pub fn one_epoch() -> Every {
         Every::Epochs(1.0)
-    }
-    pub fn mean() -> String {
-        "mean".to_string()
     }
     pub fn keep() -> usize {
         3

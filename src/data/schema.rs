@@ -1,8 +1,14 @@
 //! What is read from the files, and what each column becomes: the job's features and tasks, resolved.
 
+mod resolved;
+
+pub use resolved::{
+    Column, DenseFeature, IdColumnUse, IdFeature, IdSource, NumericFeature, PairColumns, Side, TaskColumns,
+};
+
 use super::accepts::{Accepts, short_type};
 use crate::config::Job;
-use crate::config::job::{Feature, FeatureKind, Negatives, Task, TaskKind, Transform};
+use crate::config::job::{Feature, FeatureKind, Task, TaskKind, Transform};
 use crate::error::{Error, Result};
 use std::collections::HashSet;
 
@@ -37,123 +43,6 @@ pub struct Schema {
     /// Names of the distinct GAUC columns (empty unless evaluating).
     pub group_columns: Vec<String>,
     groups: Vec<usize>,
-}
-
-/// One column and what its uses accept.
-#[derive(Debug, Clone)]
-pub struct Column {
-    /// Name in the files.
-    pub name: String,
-    /// Every use of it, with the job key that asks for it.
-    pub uses: Vec<(Accepts, String)>,
-}
-
-/// A feature that becomes ids.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IdFeature {
-    /// Name of the feature.
-    pub name: String,
-    /// Embedding table.
-    pub table: String,
-    /// Position in the job's `features`.
-    pub feature: usize,
-    /// Most ids a row can have; `None` is no limit.
-    pub max_len: Option<usize>,
-    /// Where the ids come from.
-    pub source: IdSource,
-}
-
-/// Where the ids of a feature come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum IdSource {
-    /// A column of ids or lists of ids. `last` keeps the last `max_len` ids of a list, else the first.
-    Ids {
-        /// Index into [`Schema::columns`].
-        column: usize,
-        /// Which end of a long list is kept.
-        last: bool,
-    },
-    /// The columns that are hashed together.
-    Cross {
-        /// Indices into [`Schema::columns`].
-        columns: Vec<usize>,
-    },
-    /// The quantile bucket of a number; a null has the bucket after the last.
-    Quantile {
-        /// Index into [`Schema::columns`].
-        column: usize,
-        /// Buckets asked for.
-        buckets: usize,
-    },
-}
-
-/// A feature that becomes numbers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DenseFeature {
-    /// Name of the feature.
-    pub name: String,
-    /// Position in the job's `features`.
-    pub feature: usize,
-    /// Index into [`Schema::columns`].
-    pub column: usize,
-    /// First of its numbers in a row of [`super::batch::Batch::dense`].
-    pub start: usize,
-    /// How many numbers it has.
-    pub width: usize,
-    /// The transform of a number; `None` for a vector, which is taken as it is.
-    pub transform: Option<Transform>,
-}
-
-/// The columns of one task.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TaskColumns {
-    /// Name of the task.
-    pub name: String,
-    /// What is predicted.
-    pub kind: TaskKind,
-    /// `multiclass`: number of classes; else 1.
-    pub classes: usize,
-    /// Column of the label; `None` when predicting.
-    pub label: Option<usize>,
-    /// Column that says whether a row carries the label.
-    pub mask: Option<usize>,
-    /// Index into [`Schema::group_columns`].
-    pub group: Option<usize>,
-    /// The two sides of a relation.
-    pub pair: Option<PairColumns>,
-    /// Lengths of the rankings that the task is evaluated by.
-    pub ranked_at: Vec<usize>,
-}
-
-/// The sides of a task that is a relation between two features.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PairColumns {
-    /// Index into [`Schema::id_features`] of the side that has one id a row.
-    pub left: usize,
-    /// Index into [`Schema::id_features`] of the other, of which a row may have several ids.
-    pub right: usize,
-    /// What is drawn against the pair, of a `bpr` task.
-    pub negatives: Option<Negatives>,
-}
-
-/// What one column of [`super::batch::Batch::ids`] holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IdColumnUse {
-    /// Index into [`Schema::id_features`].
-    pub feature: usize,
-    /// Its part in a pair; `None` where it is a feature as it is.
-    pub side: Option<Side>,
-}
-
-/// A part of a pair.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// The left-hand id.
-    Left,
-    /// The right-hand id; when not training all of the row.
-    Right,
-    /// So many ids that are drawn against the right-hand one; none when not training.
-    Negatives(usize),
 }
 
 impl Schema {
@@ -383,17 +272,6 @@ impl Schema {
     }
 }
 
-/// A numeric feature as the statistics see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NumericFeature<'a> {
-    /// Name of the feature.
-    pub name: &'a str,
-    /// Index into [`Schema::columns`].
-    pub column: usize,
-    /// Buckets, for `transform: quantile`.
-    pub buckets: Option<usize>,
-}
-
 fn unique<'a>(key: &str, names: impl Iterator<Item = &'a str>) -> Result<()> {
     let mut seen = HashSet::new();
     for name in names {
@@ -419,78 +297,4 @@ fn missing_column(file: &str, column: &Column, fields: &arrow::datatypes::Schema
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::testing::job;
-    use super::*;
-    use arrow::datatypes::{DataType, Field};
-
-    const JOB: &str = "
-features:
-  - {name: age, kind: numeric, transform: standardize}
-  - {name: user, kind: categorical}
-  - {name: emb, kind: vector, length: 4}
-  - {name: history, kind: sequence, table: item, max_len: 20}
-  - {name: price, kind: numeric, transform: quantile, buckets: 10}
-  - {name: item_user, kind: cross, columns: [item, user]}
-tasks:
-  - {name: click, label: click, gauc: user}
-  - {name: buy, label: buy, where: click, gauc: user}
-";
-
-    #[test]
-    fn features_keep_their_order_and_share_columns() {
-        let schema = Schema::new(&job(JOB), Purpose::Evaluate).unwrap();
-        let ids: Vec<_> = schema.id_features.iter().map(|f| (f.name.as_str(), f.table.as_str(), f.max_len)).collect();
-        let expected = [
-            ("user", "user", None),
-            ("history", "item", Some(20)),
-            ("price", "price", Some(1)),
-            ("item_user", "item_user", Some(1)),
-        ];
-        assert_eq!(ids, expected);
-        let dense: Vec<_> = schema.dense_features.iter().map(|f| (f.name.as_str(), f.start, f.width)).collect();
-        assert_eq!((dense, schema.dense_width), (vec![("age", 0, 1), ("emb", 1, 4)], 5));
-        let columns: Vec<_> = schema.columns.iter().map(|c| c.name.as_str()).collect();
-        assert_eq!(columns, ["age", "user", "emb", "history", "price", "item", "click", "buy"]);
-        assert_eq!(schema.group_columns, ["user"]);
-        assert_eq!(schema.tasks[1].mask, schema.tasks[0].label);
-        assert_eq!((schema.tasks[0].group, schema.tasks[1].group), (Some(0), Some(0)));
-    }
-
-    #[test]
-    fn predicting_reads_no_labels() {
-        let schema = Schema::new(&job(JOB), Purpose::Predict).unwrap();
-        assert!(schema.columns.iter().all(|column| !["click", "buy"].contains(&column.name.as_str())));
-        assert_eq!((schema.tasks.len(), schema.group_columns.len()), (2, 0));
-        assert!(Schema::new(&job(JOB), Purpose::Train).unwrap().group_columns.is_empty());
-    }
-
-    #[test]
-    fn wrong_options_name_their_key() {
-        for (yaml, key) in [
-            ("features: [{name: a, kind: vector}]\ntasks: []", "length"),
-            ("features: [{name: a, kind: cross, columns: [b]}]\ntasks: []", "columns"),
-            ("features: [{name: a, kind: sequence, max_len: 0}]\ntasks: []", "max_len"),
-            ("features: [{name: a, kind: numeric, transform: quantile, buckets: 1}]\ntasks: []", "buckets"),
-            ("features: [{name: a, kind: numeric}, {name: a, kind: categorical}]\ntasks: []", "twice"),
-            ("features: []\ntasks: [{name: t, label: t, kind: multiclass}]", "classes"),
-        ] {
-            let message = Schema::new(&job(yaml), Purpose::Train).unwrap_err().to_string();
-            assert!(message.contains(key), "{message}");
-        }
-    }
-
-    #[test]
-    fn a_missing_column_names_the_nearest() {
-        let schema = Schema::new(&job("features: [{name: user_id, kind: categorical}]\ntasks: []"), Purpose::Train);
-        let fields = |name: &str, kind| arrow::datatypes::Schema::new(vec![Field::new(name, kind, true)]);
-        let schema = schema.unwrap();
-        let check = |fields, partitions: &[String]| schema.check("a.parquet", &fields, partitions);
-        let message = check(fields("userid", DataType::Int64), &[]).unwrap_err().to_string();
-        assert!(message.contains("`userid`") && message.contains("a.parquet"), "{message}");
-        check(fields("userid", DataType::Int64), &["user_id".to_string()]).unwrap();
-        check(fields("user_id", DataType::Int64), &[]).unwrap();
-        let message = check(fields("user_id", DataType::Float32), &[]).unwrap_err().to_string();
-        assert!(message.contains("Float32") && message.contains("integer"), "{message}");
-    }
-}
+mod tests;

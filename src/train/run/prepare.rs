@@ -1,0 +1,129 @@
+//! Before the first step: footers, statistics, the model, and what a checkpoint brings back.
+
+use super::Run;
+use crate::balance::conflict::Conflict;
+use crate::checkpoint::{CheckpointDir, Manifest, Progress};
+use crate::comm::{Comm, collectives};
+use crate::config::Checked;
+use crate::config::job::Job;
+use crate::data::lanes::{Cursor, Layout};
+use crate::data::schema::Purpose;
+use crate::data::store::Store;
+use crate::error::{Error, Result};
+use crate::observe::Stages;
+use crate::optim::{self, Schedule};
+use crate::train::dataset::Dataset;
+use crate::train::goal::Goal;
+use crate::train::step::Trainable;
+use crate::train::{persist, setup};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+impl Run {
+    /// Reads the footers and the statistics, builds the model and, with `resume`, restores the newest
+    /// whole checkpoint of `run_dir`. Collective.
+    pub fn prepare(comm: Comm, job: Checked, store: Arc<dyn Store>, run_dir: &Path, resume: bool) -> Result<Self> {
+        let mut job = job.into_job();
+        let stages = Stages::start();
+        let dir = CheckpointDir::of_run(run_dir);
+        let recovered = if comm.rank() == 0 { dir.recover() } else { Ok(()) };
+        collectives::agree(comm.as_ref(), recovered)?;
+        let newest = collectives::agree(comm.as_ref(), starting_point(&dir, resume))?;
+        let manifest =
+            newest.as_deref().map(|path| collectives::agree(comm.as_ref(), Manifest::read(path))).transpose()?;
+
+        let open = |paths, purpose| Dataset::open(&comm, &store, &job, paths, purpose);
+        let mut train =
+            open(Some(&job.data.train), Purpose::Train)?.ok_or_else(|| Error::internal("no training data"))?;
+        let mut valid = open(job.data.valid.as_ref(), Purpose::Evaluate)?;
+        let mut test = open(job.data.test.as_ref(), Purpose::Evaluate)?;
+        // What the job alone decides comes before the first pass over the data.
+        let parts = collectives::agree(comm.as_ref(), Parts::build(&comm, &mut job, &train))?;
+        let Parts { layout, schedule, trainable, best, stop } = parts;
+        let statistics = Arc::new(match &manifest {
+            Some(manifest) => collectives::agree(comm.as_ref(), persist::statistics(manifest))?,
+            None => train.statistics(&comm)?,
+        });
+        let relations = train.collect_relations(&comm, &statistics)?;
+        for split in [Some(&mut train), valid.as_mut(), test.as_mut()].into_iter().flatten() {
+            split.relations = relations.clone();
+        }
+        let mut run = Self {
+            trainable,
+            best,
+            stop,
+            saved: None,
+            labelled: vec![false; job.tasks.len()],
+            conflict: Conflict::default(),
+            total_steps: total_steps(&job, layout.steps()),
+            run_dir: run_dir.to_path_buf(),
+            step: 0,
+            cursor: Cursor::default(),
+            progress: Progress::default(),
+            comm,
+            job,
+            stages,
+            train,
+            valid,
+            test,
+            layout,
+            statistics,
+            schedule,
+        };
+        if let (Some(path), Some(manifest)) = (newest, manifest) {
+            run.restore(&path, &manifest)?;
+        }
+        Ok(run)
+    }
+
+    fn restore(&mut self, path: &Path, manifest: &Manifest) -> Result<()> {
+        let comm = self.comm.clone();
+        collectives::agree(comm.as_ref(), persist::check_same_job(manifest, &self.job, &self.train.fingerprint()))?;
+        let restored = persist::restore(comm.as_ref(), path, manifest, &mut self.trainable);
+        collectives::agree(comm.as_ref(), restored)?;
+        // A run that outgrew its memory goes on with tighter limits, and needs the room before its first step.
+        self.trainable.embeddings.trim(manifest.step.saturating_sub(1));
+        self.step = manifest.step;
+        self.saved = Some(manifest.step);
+        self.cursor = manifest.cursor;
+        self.progress = manifest.progress.clone();
+        Ok(())
+    }
+}
+
+/// What follows from the job and the number of rows; the same on every rank.
+struct Parts {
+    layout: Layout,
+    schedule: Box<dyn Schedule>,
+    trainable: Trainable,
+    best: Goal,
+    stop: Option<Goal>,
+}
+
+impl Parts {
+    fn build(comm: &Comm, job: &mut Job, train: &Dataset) -> Result<Self> {
+        let layout = Layout::train(train.plan.rows, job.train.global_batch, job.data.lanes)?;
+        layout.hosted(comm.rank(), comm.size())?;
+        job.data.lanes = Some(layout.lanes);
+        let (best, stop) = (Goal::best(job)?, Goal::stop(job)?);
+        let schedule = optim::schedule::build(&mut job.optimizer.schedule, layout.steps())?;
+        Ok(Self { layout, schedule, trainable: setup::build(comm, job, &train.schema)?, best, stop })
+    }
+}
+
+/// Where to start: the newest whole checkpoint with `resume`; otherwise the folder must not hold a run, whose
+/// checkpoints a new one would drop.
+fn starting_point(dir: &CheckpointDir, resume: bool) -> Result<Option<PathBuf>> {
+    let newest = dir.newest()?;
+    match newest {
+        Some(path) if !resume => Err(Error::job("this run folder already holds checkpoints of a run")
+            .at("path", path.display())
+            .fix("go on from there with --resume, or choose another folder with --run-dir")),
+        newest => Ok(newest),
+    }
+}
+
+fn total_steps(job: &Job, steps_per_epoch: u64) -> u64 {
+    let planned = steps_per_epoch.saturating_mul(job.train.epochs as u64);
+    job.train.max_steps.map_or(planned, |limit| planned.min(limit))
+}
