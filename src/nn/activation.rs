@@ -1,5 +1,6 @@
 //! Element-wise activations with their derivatives.
 
+use super::program::{Primitive, Program, Value};
 use serde::{Deserialize, Serialize};
 
 /// An activation function.
@@ -41,6 +42,29 @@ impl Activation {
             Self::Sigmoid => z.iter_mut().for_each(|z| *z = sigmoid(*z)),
             Self::LeakyRelu => z.iter_mut().for_each(|z| *z *= if *z > 0.0 { 1.0 } else { LEAK }),
             Self::Silu => z.iter_mut().for_each(|z| *z *= sigmoid(*z)),
+        }
+    }
+
+    /// The activation of `z` in primitives.
+    pub(crate) fn describe(self, program: &mut Program, z: Value) -> Value {
+        match self {
+            Self::None => z,
+            Self::Relu => program.node(Primitive::Relu, &[z]),
+            Self::Gelu => {
+                let scaled = program.scale(z, std::f32::consts::FRAC_1_SQRT_2);
+                let erf = program.node(Primitive::Erf, &[scaled]);
+                let one = program.scalar(1.0);
+                let twice_cdf = program.add(erf, one);
+                let half = program.scale(z, 0.5);
+                program.mul(half, twice_cdf)
+            }
+            Self::Tanh => program.node(Primitive::Tanh, &[z]),
+            Self::Sigmoid => program.node(Primitive::Sigmoid, &[z]),
+            Self::LeakyRelu => program.node(Primitive::LeakyRelu { slope: LEAK }, &[z]),
+            Self::Silu => {
+                let sigmoid = program.node(Primitive::Sigmoid, &[z]);
+                program.mul(z, sigmoid)
+            }
         }
     }
 

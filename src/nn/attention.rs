@@ -2,6 +2,7 @@
 
 use super::floats::{self, Floats, slice};
 use super::mix::dot;
+use super::program::{Describe, Primitive, Program, Value, exactly};
 use super::softmax::{softmax_row, softmax_row_backward};
 use super::{Context, Kernels, parallel, reference};
 use crate::error::Result;
@@ -17,10 +18,38 @@ pub fn attention_pool(query: &Tensor, values: &Tensor, mask: &Tensor, context: &
         return Ok(reference::attention_pool(query, values, mask)?);
     }
     let (query, values, mask) = (query.contiguous()?, values.contiguous()?, mask.contiguous()?);
-    context.graph.three(&query, &values, &mask, Attention)
+    let width = query.dim(1)?;
+    context.graph.three(&query, &values, &mask, Attention { width })
 }
 
-struct Attention;
+struct Attention {
+    /// Columns of the query and of each element (d).
+    width: usize,
+}
+
+impl Describe for Attention {
+    fn describe(&self, program: &mut Program, inputs: &[Value]) -> Result<Value> {
+        /// Far below any score: what is not there gets a weight that rounds to 0.
+        const AWAY: f32 = 1e30;
+        let [query, values, mask] = exactly(inputs)?;
+        let query = program.reshape(query, &[0, self.width as i64, 1]);
+        let products = program.matmul(values, query);
+        let scores = program.reshape(products, &[0, -1]);
+        let scores = program.scale(scores, 1.0 / (self.width as f32).sqrt());
+        let here = program.node(Primitive::NotZero, &[mask]);
+        let kept = program.mul(scores, here);
+        let one = program.scalar(1.0);
+        let absent = program.sub(here, one);
+        let absent = program.scale(absent, AWAY);
+        let scores = program.add(kept, absent);
+        let weights = program.softmax(scores);
+        // A row of which nothing is there has no weights at all.
+        let weights = program.mul(weights, here);
+        let weights = program.reshape(weights, &[0, 1, -1]);
+        let sum = program.matmul(weights, values);
+        Ok(program.reshape(sum, &[0, self.width as i64]))
+    }
+}
 
 /// One row of the batch.
 struct Row<'a> {

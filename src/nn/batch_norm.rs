@@ -13,6 +13,7 @@
 use super::activation::Activation;
 use super::floats::{self, Floats, slice};
 use super::params::Buffer;
+use super::program::{Describe, Program, Value, exactly, only_in_training};
 use super::{AllSum, Builder, Context, Graph, Init, parallel};
 use candle_core::{CpuStorage, CustomOp3, Error, Layout, Shape, Tensor};
 use send_wrapper::SendWrapper;
@@ -157,6 +158,23 @@ impl Op {
         for (i, out) in out.iter_mut().enumerate() {
             *out = (x[i] - self.mean[i]) * self.inverse[i];
         }
+    }
+}
+
+impl Describe for Op {
+    fn describe(&self, program: &mut Program, inputs: &[Value]) -> crate::Result<Value> {
+        if self.coupling.is_some() {
+            return only_in_training("batch-norm");
+        }
+        let [x, scale, shift] = exactly(inputs)?;
+        let width = [self.mean.len()];
+        let (mean, inverse) = (self.mean.clone(), self.inverse.clone());
+        let (mean, inverse) = (program.constant(&width, mean), program.constant(&width, inverse));
+        let centred = program.sub(x, mean);
+        let hat = program.mul(centred, inverse);
+        let scaled = program.mul(hat, scale);
+        let z = program.add(scaled, shift);
+        Ok(self.activation.describe(program, z))
     }
 }
 

@@ -3,6 +3,7 @@
 use super::floats::{self, Floats};
 use super::graph::{Graph, Operation, Pass};
 use super::parallel;
+use super::program::{Describe, Program, Value, exactly};
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 
@@ -36,7 +37,7 @@ pub fn concat(graph: &Graph, parts: &[Tensor]) -> Result<Tensor> {
     }
     let y = floats::tensor(y, (rows, width))?;
     let wanted = parts.iter().map(|part| graph.tracks(part)).collect();
-    graph.record(&parts.iter().collect::<Vec<_>>(), &y, Concat { wanted });
+    graph.record(&parts.iter().collect::<Vec<_>>(), &y, Concat { wanted })?;
     Ok(y)
 }
 
@@ -47,7 +48,7 @@ pub fn columns(graph: &Graph, x: &Tensor, start: usize, width: usize) -> Result<
         Graph::Candle => Ok(y),
         _ => {
             let y = y.contiguous()?;
-            graph.record(&[x], &y, Columns { start });
+            graph.record(&[x], &y, Columns { start, width })?;
             Ok(y)
         }
     }
@@ -61,7 +62,7 @@ pub fn add(graph: &Graph, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         _ => {
             // Without candle's own memory of the addition, which would keep `a` and `b`.
             let y = y.detach();
-            graph.record(&[a, b], &y, Add);
+            graph.record(&[a, b], &y, Add)?;
             Ok(y)
         }
     }
@@ -70,6 +71,12 @@ pub fn add(graph: &Graph, a: &Tensor, b: &Tensor) -> Result<Tensor> {
 struct Concat {
     /// Whether each part's gradient is wanted.
     wanted: Vec<bool>,
+}
+
+impl Describe for Concat {
+    fn describe(&self, program: &mut Program, inputs: &[Value]) -> Result<Value> {
+        Ok(program.concat(inputs, 1))
+    }
 }
 
 impl Operation for Concat {
@@ -87,6 +94,14 @@ impl Operation for Concat {
 
 struct Columns {
     start: usize,
+    width: usize,
+}
+
+impl Describe for Columns {
+    fn describe(&self, program: &mut Program, inputs: &[Value]) -> Result<Value> {
+        let [x] = exactly(inputs)?;
+        Ok(program.narrow(x, 1, self.start, self.width))
+    }
 }
 
 impl Operation for Columns {
@@ -102,6 +117,13 @@ impl Operation for Columns {
 }
 
 struct Add;
+
+impl Describe for Add {
+    fn describe(&self, program: &mut Program, inputs: &[Value]) -> Result<Value> {
+        let [a, b] = exactly(inputs)?;
+        Ok(program.add(a, b))
+    }
+}
 
 impl Operation for Add {
     fn backward(&self, _: &[Tensor], _: &Tensor, dy: &Tensor, _: &mut Pass) -> Result<Vec<Option<Tensor>>> {

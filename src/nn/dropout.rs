@@ -4,6 +4,7 @@
 //! in the *global* batch: the same row loses the same units on whichever rank it is.
 
 use super::floats::{self, Floats, slice};
+use super::program::{Describe, Program, Value, only_in_training};
 use super::{Builder, Context, parallel};
 use crate::error::{Error, Result};
 use crate::random;
@@ -68,6 +69,12 @@ impl Mask {
                 *value = if dropped { 0.0 } else { *value * scale };
             }
         });
+    }
+}
+
+impl Describe for Mask {
+    fn describe(&self, _: &mut Program, _: &[Value]) -> Result<Value> {
+        only_in_training("dropout")
     }
 }
 

@@ -9,13 +9,17 @@
 //! every operation: a third of a step's memory traffic. On the tape a first gradient is kept as it is, and later
 //! ones are added in place. The operations are the same ones, so either graph gives the other's gradients.
 
+mod trace;
 mod trunk;
 
+pub use trace::Trace;
 pub use trunk::Trunk;
 
 use super::floats;
 use super::input_gradient::{InputGradient, Part};
 use super::parallel;
+use super::params::ParamStore;
+use super::program::{Describe, Program, Value};
 use super::seed::{backward_from, check_shape};
 use crate::error::{Error, Result};
 use candle_core::backprop::GradStore;
@@ -34,6 +38,8 @@ pub enum Graph {
     Candle,
     /// On tandem's tape.
     Tape(Rc<RefCell<Tape>>),
+    /// As a program that others can run, without a way back.
+    Trace(Rc<RefCell<Trace>>),
 }
 
 /// The operations of one forward pass, in order.
@@ -80,10 +86,26 @@ impl Graph {
         Self::Tape(Rc::default())
     }
 
+    /// Writes down what reads `inputs`, given by name, and the parameters of `store`.
+    pub fn trace(inputs: &[(&str, &Tensor)], store: &ParamStore) -> Self {
+        Self::Trace(Rc::new(RefCell::new(Trace::new(inputs, store))))
+    }
+
+    /// What was traced, as a program for `outputs`.
+    ///
+    /// # Errors
+    /// Not a trace, or an output that no operation made.
+    pub fn program(&self, outputs: &[&Tensor]) -> Result<Program> {
+        match self {
+            Self::Trace(trace) => trace.borrow().program(outputs),
+            _ => Err(Error::internal("only a trace is a program")),
+        }
+    }
+
     /// Whether a gradient will be wanted for `x`.
     pub(crate) fn tracks(&self, x: &Tensor) -> bool {
         match self {
-            Self::None => false,
+            Self::None | Self::Trace(_) => false,
             Self::Candle => x.track_op(),
             Self::Tape(tape) => tape.borrow().tracks(x),
         }
@@ -109,42 +131,53 @@ impl Graph {
     }
 
     /// Writes down that `op` made `output` of `inputs`.
-    pub(crate) fn record(&self, inputs: &[&Tensor], output: &Tensor, op: impl Operation + 'static) {
-        if let Self::Tape(tape) = self {
-            tape.borrow_mut().record(inputs, output, Box::new(op));
+    pub(crate) fn record<O>(&self, inputs: &[&Tensor], output: &Tensor, op: O) -> Result<()>
+    where
+        O: Operation + Describe + 'static,
+    {
+        match self {
+            Self::Tape(tape) => tape.borrow_mut().record(inputs, output, Box::new(op)),
+            Self::Trace(trace) => trace.borrow_mut().record(inputs, output, &op, &type_name::<O>())?,
+            Self::None | Self::Candle => {}
         }
+        Ok(())
     }
 
     /// Runs an operation on one tensor.
-    pub(crate) fn one<C: CustomOp1 + Send + Sync + 'static>(&self, x: &Tensor, op: C) -> Result<Tensor> {
+    pub(crate) fn one<C: CustomOp1 + Describe + Send + Sync + 'static>(&self, x: &Tensor, op: C) -> Result<Tensor> {
         if let Self::Candle = self {
             return Ok(x.apply_op1(op)?);
         }
         let y = x.apply_op1_no_bwd(&op)?;
-        self.record(&[x], &y, One(op));
+        self.record(&[x], &y, One(op))?;
         Ok(y)
     }
 
     /// Runs an operation on two tensors.
-    pub(crate) fn two<C: CustomOp2 + Send + Sync + 'static>(&self, a: &Tensor, b: &Tensor, op: C) -> Result<Tensor> {
+    pub(crate) fn two<C: CustomOp2 + Describe + Send + Sync + 'static>(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        op: C,
+    ) -> Result<Tensor> {
         if let Self::Candle = self {
             return Ok(a.apply_op2(b, op)?);
         }
         let y = a.apply_op2_no_bwd(b, &op)?;
-        self.record(&[a, b], &y, Two(op));
+        self.record(&[a, b], &y, Two(op))?;
         Ok(y)
     }
 
     /// Runs an operation on three tensors.
     pub(crate) fn three<C>(&self, a: &Tensor, b: &Tensor, c: &Tensor, op: C) -> Result<Tensor>
     where
-        C: CustomOp3 + Send + Sync + 'static,
+        C: CustomOp3 + Describe + Send + Sync + 'static,
     {
         if let Self::Candle = self {
             return Ok(a.apply_op3(b, c, op)?);
         }
         let y = a.apply_op3_no_bwd(b, c, &op)?;
-        self.record(&[a, b, c], &y, Three(op));
+        self.record(&[a, b, c], &y, Three(op))?;
         Ok(y)
     }
 
@@ -152,7 +185,7 @@ impl Graph {
     /// may be added to.
     pub fn backward(&self, outputs: &[(&Tensor, Tensor)]) -> Result<Pass> {
         match self {
-            Self::None => Err(Error::internal("a backward pass without a graph")),
+            Self::None | Self::Trace(_) => Err(Error::internal("a backward pass without a graph")),
             Self::Candle => Ok(Pass { grads: backward_from(outputs)?, ..Pass::default() }),
             Self::Tape(tape) => tape.borrow().backward(outputs, |_| true),
         }
@@ -267,10 +300,35 @@ impl InplaceOp2 for AddAssign {
     }
 }
 
+/// The name of an operation's type, without its path: `Mix` of `tandem::nn::mix::Mix`, also inside of [`One`] to
+/// [`Three`].
+fn type_name<O>() -> String {
+    let name = std::any::type_name::<O>().trim_end_matches('>');
+    name.rsplit([':', '<']).next().unwrap_or(name).to_string()
+}
+
 /// Operations that candle knows as custom ones.
 struct One<C>(C);
 struct Two<C>(C);
 struct Three<C>(C);
+
+impl<C: Describe> Describe for One<C> {
+    fn describe(&self, program: &mut Program, inputs: &[Value]) -> Result<Value> {
+        self.0.describe(program, inputs)
+    }
+}
+
+impl<C: Describe> Describe for Two<C> {
+    fn describe(&self, program: &mut Program, inputs: &[Value]) -> Result<Value> {
+        self.0.describe(program, inputs)
+    }
+}
+
+impl<C: Describe> Describe for Three<C> {
+    fn describe(&self, program: &mut Program, inputs: &[Value]) -> Result<Value> {
+        self.0.describe(program, inputs)
+    }
+}
 
 impl<C: CustomOp1> Operation for One<C> {
     fn backward(&self, inputs: &[Tensor], output: &Tensor, dy: &Tensor, _: &mut Pass) -> Result<Vec<Option<Tensor>>> {

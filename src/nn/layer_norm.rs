@@ -8,6 +8,7 @@
 
 use super::activation::Activation;
 use super::floats::{self, Floats, slice};
+use super::program::{Describe, Primitive, Program, Value, exactly};
 use super::{Builder, Context, Init, Kernels, parallel, reference};
 use candle_core::{CpuStorage, CustomOp3, Error, Layout, Result, Shape, Tensor};
 
@@ -96,6 +97,26 @@ impl Op {
                 dx[i] = inverse * (scale[i] * dz[i] - mean - hat[i] * mean_hat);
             }
         }
+    }
+}
+
+impl Describe for Op {
+    fn describe(&self, program: &mut Program, inputs: &[Value]) -> crate::Result<Value> {
+        let [x, scale, shift] = exactly(inputs)?;
+        let [columns] = program.dims_of_constant(scale)?;
+        let blocks = program.reshape(x, &[0, (columns / self.width) as i64, self.width as i64]);
+        let mean = program.mean(blocks, 2);
+        let centred = program.sub(blocks, mean);
+        let square = program.mul(centred, centred);
+        let variance = program.mean(square, 2);
+        let epsilon = program.scalar(EPSILON);
+        let variance = program.add(variance, epsilon);
+        let deviation = program.node(Primitive::Sqrt, &[variance]);
+        let hat = program.div(centred, deviation);
+        let hat = program.reshape(hat, &[0, columns as i64]);
+        let scaled = program.mul(hat, scale);
+        let z = program.add(scaled, shift);
+        Ok(self.activation.describe(program, z))
     }
 }
 

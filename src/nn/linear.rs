@@ -17,6 +17,7 @@ use super::floats::{self, Floats, slice};
 use super::gemm::{Matrix, Precision, multiply};
 use super::graph::{Operation, Pass};
 use super::input_gradient::Part;
+use super::program::{Describe, Program, Value, exactly};
 use super::{Builder, Context, Init, Kernels, parallel, reference};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use std::sync::OnceLock;
@@ -80,7 +81,7 @@ impl Linear {
             return graph.three(x, weight, bias, op);
         }
         let y = x.apply_op3_no_bwd(weight, bias, &op)?;
-        graph.record(&[x, weight, bias], &y, AtInput(op));
+        graph.record(&[x, weight, bias], &y, AtInput(op))?;
         Ok(y)
     }
 }
@@ -209,6 +210,26 @@ impl CustomOp3 for Fused {
     }
 }
 
+impl Describe for Fused {
+    fn describe(&self, program: &mut Program, inputs: &[Value]) -> crate::Result<Value> {
+        let [x, weight, bias] = exactly(inputs)?;
+        let product = match self.groups {
+            1 => program.matmul(x, weight),
+            groups => {
+                let [_, input, output] = program.dims_of_constant(weight)?;
+                let (groups, input, output) = (groups as i64, input as i64, output as i64);
+                let by_group = program.reshape(x, &[0, groups, input]);
+                let by_group = program.transpose(by_group, &[1, 0, 2]);
+                let product = program.matmul(by_group, weight);
+                let by_row = program.transpose(product, &[1, 0, 2]);
+                program.reshape(by_row, &[0, groups * output])
+            }
+        };
+        let z = program.add(product, bias);
+        Ok(self.activation.describe(program, z))
+    }
+}
+
 impl Fused {
     fn input_gradient(&self, dims: Dims, dz: &Tensor, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         let (dz, weight) = (Floats::of(dz)?, Floats::of(weight)?);
@@ -245,6 +266,12 @@ impl Fused {
 
 /// A layer that reads the model's input: it leaves its dz, from which dx is computed once for all tasks.
 struct AtInput(Fused);
+
+impl Describe for AtInput {
+    fn describe(&self, program: &mut Program, inputs: &[Value]) -> crate::Result<Value> {
+        self.0.describe(program, inputs)
+    }
+}
 
 impl Operation for AtInput {
     fn backward(

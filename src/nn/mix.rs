@@ -1,6 +1,7 @@
 //! The mixture of a mixture-of-experts layer: out_b = Σ_e gate_{b,e} · x_{b,e}.
 
 use super::floats::{self, Floats, slice};
+use super::program::{Describe, Program, Value, exactly};
 use super::{Context, Kernels, parallel, reference};
 use candle_core::{CpuStorage, CustomOp2, Error, Layout, Result, Shape, Tensor};
 
@@ -32,6 +33,19 @@ impl Mix {
             }
             _ => Err(Error::Msg(format!("{} experts {x:?} do not fit a gate {gate:?}", self.experts))),
         }
+    }
+}
+
+impl Describe for Mix {
+    fn describe(&self, program: &mut Program, inputs: &[Value]) -> crate::Result<Value> {
+        let [gate, x] = exactly(inputs)?;
+        let experts = self.experts as i64;
+        let gates = program.narrow(gate, 1, self.start, self.experts);
+        let gates = program.reshape(gates, &[0, 1, experts]);
+        let x = program.reshape(x, &[0, experts, -1]);
+        let mixed = program.matmul(gates, x);
+        // `reshape` keeps the batch and joins the axis of length 1 with the columns.
+        Ok(program.reshape(mixed, &[0, -1]))
     }
 }
 

@@ -15,6 +15,7 @@
 //! | `loss`, `seed` | losses on numbers, and the start of a backward pass from their gradients |
 //! | `columns` | columns side by side, some of them, sums |
 //! | `graph` | the tape of a forward pass, and the way back |
+//! | `program` | a forward pass as plain operations, for export |
 //! | `input_gradient` | the gradient of the model's input, once for all tasks |
 //! | `reference` | the same layers in candle's own operations |
 
@@ -36,6 +37,7 @@ mod mlp;
 mod pair;
 mod parallel;
 mod params;
+mod program;
 mod reference;
 mod seed;
 mod softmax;
@@ -49,7 +51,7 @@ pub use columns::{add, columns, concat};
 pub use context::{AllSum, Context, Kernels};
 pub use dropout::Dropout;
 pub use gemm::Precision;
-pub use graph::{Graph, Pass, Tape, Trunk};
+pub use graph::{Graph, Pass, Tape, Trace, Trunk};
 pub use input_gradient::{InputGradient, weighted_sum};
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
@@ -58,5 +60,6 @@ pub use mix::mix;
 pub use mlp::{Mlp, NormKind, Style};
 pub use pair::{Sides, pair_margin, pair_score};
 pub use params::{Buffer, Builder, Init, ParamStore};
+pub use program::{Node, Primitive, Program, Source, Value};
 pub use seed::backward_from;
 pub use softmax::softmax;

@@ -2,6 +2,7 @@
 
 use super::floats::{self, Floats, slice};
 use super::mix::dot;
+use super::program::{Describe, Program, Value, exactly, only_in_training};
 use super::{Context, Kernels, parallel, reference};
 use crate::error::Result;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Error, Layout, Shape, Tensor};
@@ -58,6 +59,16 @@ fn add_scaled(to: &mut [f32], factor: f32, from: &[f32]) {
 
 struct Score(Sides);
 
+impl Describe for Score {
+    fn describe(&self, program: &mut Program, inputs: &[Value]) -> Result<Value> {
+        let [x] = exactly(inputs)?;
+        let Sides { left, right, width } = self.0;
+        let (left, right) = (program.narrow(x, 1, left, width), program.narrow(x, 1, right, width));
+        let products = program.mul(left, right);
+        Ok(program.sum(products, 1))
+    }
+}
+
 impl CustomOp1 for Score {
     fn name(&self) -> &'static str {
         "pair-score"
@@ -101,6 +112,12 @@ impl Margin {
             }
             _ => Err(Error::Msg(format!("margins of {x:?} over {drawn:?}"))),
         }
+    }
+}
+
+impl Describe for Margin {
+    fn describe(&self, _: &mut Program, _: &[Value]) -> Result<Value> {
+        only_in_training("pair-margin")
     }
 }
 

@@ -1,6 +1,7 @@
 //! Softmax over the last dimension.
 
 use super::floats::{self, Floats, slice};
+use super::program::{Describe, Program, Value, exactly};
 use super::{Context, Kernels, parallel, reference};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
@@ -30,6 +31,13 @@ pub(crate) fn softmax_row_backward(y: &[f32], dy: &mut [f32]) {
 }
 
 struct Softmax;
+
+impl Describe for Softmax {
+    fn describe(&self, program: &mut Program, inputs: &[Value]) -> crate::Result<Value> {
+        let [x] = exactly(inputs)?;
+        Ok(program.softmax(x))
+    }
+}
 
 impl CustomOp1 for Softmax {
     fn name(&self) -> &'static str {

@@ -1,0 +1,90 @@
+use super::evaluate::check_description;
+use crate::nn::activation::ALL;
+use crate::nn::testing::{context, random};
+use crate::nn::*;
+
+#[test]
+fn linear_layers_and_activations_describe_themselves() {
+    for activation in ALL {
+        for groups in [1, 3] {
+            let mut store = ParamStore::new(1);
+            let layer = Linear::grouped(store.builder(), groups, 4, 5, activation).unwrap();
+            check_description(&[random(&[6, 4 * groups], 2)], &store, |t, at| layer.forward(&t[0], at));
+        }
+    }
+}
+
+#[test]
+fn a_linear_layer_describes_itself_on_a_sequence() {
+    let mut store = ParamStore::new(1);
+    let layer = Linear::new(store.builder(), 4, 5, Activation::Tanh).unwrap();
+    check_description(&[random(&[6, 3, 4], 2)], &store, |t, at| layer.forward(&t[0], at));
+}
+
+#[test]
+fn stacks_with_every_norm_describe_themselves() {
+    for norm in [NormKind::None, NormKind::Batch, NormKind::Layer] {
+        let mut store = ParamStore::new(4);
+        let style = Style { activation: Activation::Silu, dropout: 0.4, norm };
+        let mlp = Mlp::grouped(store.builder(), 3, 5, &[4, 2], style).unwrap();
+        for buffer in store.buffers() {
+            let moved: Vec<f32> = buffer.get().iter().enumerate().map(|(i, v)| v + 0.1 * i as f32).collect();
+            buffer.set(&moved).unwrap();
+        }
+        check_description(&[random(&[6, 5], 1)], &store, |t, at| mlp.forward(&t[0], at));
+    }
+}
+
+#[test]
+fn gates_and_mixtures_describe_themselves() {
+    let store = ParamStore::new(1);
+    check_description(&[random(&[6, 5], 1)], &store, |t, at| softmax(&t[0], at));
+    let inputs = [random(&[6, 5], 1), random(&[6, 3 * 4], 2)];
+    check_description(&inputs, &store, |t, at| mix(&t[0], &t[1], 3, 1, at));
+    check_description(&[inputs[0].clone(), random(&[6, 3], 2)], &store, |t, at| mix(&t[0], &t[1], 3, 2, at));
+}
+
+#[test]
+fn columns_describe_themselves() {
+    let (store, inputs) = (ParamStore::new(1), [random(&[6, 5], 1), random(&[6, 5], 2)]);
+    check_description(&inputs, &store, |t, at| columns(&at.graph, &t[0], 1, 3));
+    check_description(&inputs, &store, |t, at| concat(&at.graph, &[t[1].clone(), t[0].clone(), t[1].clone()]));
+    check_description(&inputs, &store, |t, at| add(&at.graph, &t[0], &add(&at.graph, &t[1], &t[1])?));
+    check_description(&inputs, &store, |t, at| add(&at.graph, &t[0].detach(), &t[1].clone()));
+}
+
+#[test]
+fn pairs_and_attention_describe_themselves() {
+    let store = ParamStore::new(1);
+    let sides = Sides { left: 1, right: 4, width: 3 };
+    check_description(&[random(&[6, 7], 1)], &store, |t, at| pair_score(&t[0], sides, at));
+    let mask: Vec<f32> = (0..6 * 4).map(|i| f32::from(i >= 4 && i % 3 != 1)).collect();
+    let mask = candle_core::Tensor::from_vec(mask, (6, 4), &candle_core::Device::Cpu).unwrap();
+    let inputs = [random(&[6, 3], 1), random(&[6, 4, 3], 2), mask];
+    check_description(&inputs, &store, |t, at| attention_pool(&t[0], &t[1], &t[2], at));
+}
+
+#[test]
+fn what_runs_in_training_only_is_named() {
+    let (mut store, x) = (ParamStore::new(1), random(&[4, 3], 1));
+    let dropout = Dropout::new(&store.builder(), 0.5);
+    let at = Context { graph: Graph::trace(&[("x", &x)], &store), ..context(true, 4) };
+    let error = dropout.forward(&x, &at).unwrap_err().to_string();
+    assert!(error.contains("`dropout` has no description"), "{error}");
+}
+
+#[test]
+fn numbers_that_were_computed_outside_of_nn_are_found() {
+    let store = ParamStore::new(1);
+    let trace = |seed| {
+        let x = random(&[4, 3], seed);
+        let at = Context { graph: Graph::trace(&[("x", &x)], &store), ..context(false, 4) };
+        let doubled = (&x * 2.0).unwrap();
+        let y = add(&at.graph, &x, &doubled).unwrap();
+        assert!(at.graph.program(&[&x.copy().unwrap()]).is_err(), "nothing made it");
+        at.graph.program(&[&y]).unwrap()
+    };
+    trace(1).same_as(&trace(1)).unwrap();
+    let error = trace(1).same_as(&trace(2)).unwrap_err().to_string();
+    assert!(error.contains("what `Add` reads"), "{error}");
+}
