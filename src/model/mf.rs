@@ -54,7 +54,7 @@ impl Model for MatrixFactorisation {
             None => pair_score(&input.pooled, pair.sides, context),
         };
         let logits = self.pairs.iter().map(logits).collect::<Result<_>>()?;
-        Ok(Output { logits, representation: vec![input.pooled.clone()] })
+        Ok(Output::new(logits, vec![input.pooled.clone()]))
     }
 }
 

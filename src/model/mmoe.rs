@@ -88,6 +88,6 @@ impl Model for Mixture {
         // With a single gate every tower reads the same mixture.
         let of_tasks = self.towers.iter().zip(mixed.iter().cycle());
         let logits = of_tasks.map(|(tower, h)| tower.forward(h, context)).collect::<Result<_>>()?;
-        Ok(Output { logits, representation: vec![experts] })
+        Ok(Output::new(logits, vec![experts]))
     }
 }

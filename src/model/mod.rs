@@ -12,11 +12,13 @@ mod parts;
 pub mod ple;
 mod registry;
 pub mod shared_bottom;
+mod term;
 #[cfg(test)]
 mod tests;
 
 pub use input::InputLayer;
-pub use registry::build;
+pub use registry::{Build, build, register};
+pub use term::{Term, TermKind};
 
 use crate::error::Result;
 use crate::nn::Context;
@@ -104,7 +106,26 @@ pub struct Output {
     /// are the very ones that the logits were computed from, so that nothing is copied for it. Shared bottom:
     /// the bottom's output; mixtures: the experts' outputs; CGC and PLE: those of the last level, each task's
     /// experts in order, then the shared ones. Matrix factorisation: the embeddings.
+    ///
+    /// Empty where the tasks meet nowhere but in the embeddings, or where one task's output feeds the next: then there
+    /// is no place to compare the tasks at, and `scope: representation` is refused.
     pub representation: Vec<Tensor>,
+    /// What the architecture adds to the tasks' losses, the same terms in the same order on every rank; needed where
+    /// [`Context::learns`].
+    pub terms: Vec<Term>,
+}
+
+impl Output {
+    /// What tasks that meet in `representation` predict, with no losses but their own.
+    pub fn new(logits: Vec<Tensor>, representation: Vec<Tensor>) -> Self {
+        Self { logits, representation, terms: Vec::new() }
+    }
+
+    /// The tensors that a task's loss is taken of: its logits, then those of its terms.
+    pub fn of_task(&self, task: usize) -> Vec<&Tensor> {
+        let terms = self.terms.iter().filter(|term| term.task == task).map(|term| &term.tensor);
+        std::iter::once(&self.logits[task]).chain(terms).collect()
+    }
 }
 
 /// A model: parameters live in the [`crate::nn::ParamStore`] it was built with.

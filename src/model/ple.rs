@@ -190,6 +190,6 @@ impl Model for Ple {
         }
         let of_tasks = self.towers.iter().zip(&streams.tasks);
         let logits = of_tasks.map(|(tower, x)| tower.forward(x, context)).collect::<Result<_>>()?;
-        Ok(Output { logits, representation })
+        Ok(Output::new(logits, representation))
     }
 }

@@ -2,12 +2,13 @@
 
 use super::{InputSpec, Model, cgc, mf, mmoe, omoe, ple, shared_bottom};
 use crate::config::{Component, unknown_kind};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::nn::ParamStore;
+use std::sync::{PoisonError, RwLock};
 
 /// Registers a model's parameters in the store, writes the resolved options into the component and returns
 /// the model.
-type Build = fn(&mut Component, &InputSpec, &mut ParamStore) -> Result<Box<dyn Model>>;
+pub type Build = fn(&mut Component, &InputSpec, &mut ParamStore) -> Result<Box<dyn Model>>;
 
 /// Kinds in alphabetical order.
 const KINDS: &[(&str, Build)] = &[
@@ -19,15 +20,31 @@ const KINDS: &[(&str, Build)] = &[
     ("shared_bottom", shared_bottom::build),
 ];
 
+/// Kinds of other crates. They belong to the process, as a job and a checkpoint name a kind and nothing more.
+static ADDED: RwLock<Vec<(&str, Build)>> = RwLock::new(Vec::new());
+
+/// Adds an architecture of another crate, so that jobs and checkpoints of this process may name its `kind`: to be
+/// called before the first of them is read.
+///
+/// # Errors
+/// If there is an architecture of this name.
+pub fn register(kind: &'static str, build: Build) -> Result<()> {
+    let mut added = ADDED.write().unwrap_or_else(PoisonError::into_inner);
+    if KINDS.iter().chain(added.iter()).any(|(known, _)| *known == kind) {
+        return Err(Error::internal(format!("there is an architecture `{kind}` already")));
+    }
+    added.push((kind, build));
+    Ok(())
+}
+
 /// Builds the architecture that `component` (the job's `model:`) names for this input. Fills the component's
 /// options with all defaults, for the resolved job.
 pub fn build(component: &mut Component, spec: &InputSpec, store: &mut ParamStore) -> Result<Box<dyn Model>> {
-    match KINDS.iter().find(|(kind, _)| *kind == component.kind) {
+    let added = ADDED.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let kinds = || KINDS.iter().chain(&added);
+    match kinds().find(|(kind, _)| *kind == component.kind) {
         Some((_, build)) => build(component, spec, store),
-        None => {
-            let kinds: Vec<&str> = KINDS.iter().map(|(kind, _)| *kind).collect();
-            Err(unknown_kind("model", &component.kind, &kinds))
-        }
+        None => Err(unknown_kind("model", &component.kind, &kinds().map(|(kind, _)| *kind).collect::<Vec<_>>())),
     }
 }
 
@@ -46,6 +63,16 @@ mod tests {
         assert!(message.contains("`mmeo`") && message.contains("did you mean `mmoe`?"), "{message}");
         assert!(message.contains("shared_bottom"), "{message}");
         assert!(error("transformer").contains("the kinds are: cgc, mf, mmoe"));
+    }
+
+    #[test]
+    fn a_kind_is_added_once_and_under_a_new_name() {
+        register("of_this_test", mf::build).unwrap();
+        let error = register("of_this_test", mf::build).unwrap_err();
+        assert!(error.to_string().contains("`of_this_test` already"), "{error}");
+        assert!(register("mmoe", mf::build).is_err());
+        let built = build(&mut Component::named("of_this_test"), &InputSpec::default(), &mut ParamStore::new(0));
+        assert!(built.err().unwrap().to_string().contains("`mf` learns relations"), "its own build is called");
     }
 
     #[test]

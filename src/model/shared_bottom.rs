@@ -59,6 +59,6 @@ impl Model for SharedBottom {
         let x = self.input.forward(input, context)?;
         let bottom = self.bottom.forward(&x, context)?;
         let logits = self.towers.iter().map(|tower| tower.forward(&bottom, context)).collect::<Result<_>>()?;
-        Ok(Output { logits, representation: vec![bottom] })
+        Ok(Output::new(logits, vec![bottom]))
     }
 }

@@ -48,6 +48,13 @@ pub struct Context {
     pub precision: Precision,
 }
 
+impl Context {
+    /// Whether losses will be taken of this pass: so that what only losses need is left out of predictions.
+    pub fn learns(&self) -> bool {
+        self.train || matches!(self.graph, Graph::Candle | Graph::Tape(_))
+    }
+}
+
 /// What computes the layers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -186,27 +186,28 @@ impl Graph {
     pub fn backward(&self, outputs: &[(&Tensor, Tensor)]) -> Result<Pass> {
         match self {
             Self::None | Self::Trace(_) => Err(Error::internal("a backward pass without a graph")),
+            Self::Candle if outputs.is_empty() => Ok(Pass::default()),
             Self::Candle => Ok(Pass { grads: backward_from(outputs)?, ..Pass::default() }),
             Self::Tape(tape) => tape.borrow().backward(outputs, |_| true),
         }
     }
 
-    /// Parts what was written down by the tasks whose `outputs` it leads to.
+    /// Parts what was written down by the tasks whose `outputs` (each task's own list) it leads to.
     ///
     /// # Errors
     /// On candle's graph, which cannot be parted.
-    pub fn trunk(&self, outputs: &[&Tensor]) -> Result<Trunk> {
+    pub fn trunk(&self, outputs: &[Vec<&Tensor>]) -> Result<Trunk> {
         match self {
             Self::Tape(tape) => Ok(tape.borrow().trunk(outputs)),
             _ => Err(Error::internal("only a tape can be parted into heads and trunk")),
         }
     }
 
-    /// Pulls one task's `output` back to where the `trunk` begins: the gradients of its own operations' parameters,
-    /// and of the tensors that the task reads of the trunk ([`Trunk::boundary`]).
-    pub fn backward_head(&self, trunk: &Trunk, output: &Tensor, gradient: Tensor) -> Result<Pass> {
+    /// Pulls one task's `outputs` back to where the `trunk` begins: the gradients of its own operations' parameters,
+    /// and of the tensors that the task reads of the trunk ([`Trunk::boundary`]). As for [`Graph::backward`].
+    pub fn backward_head(&self, trunk: &Trunk, outputs: &[(&Tensor, Tensor)]) -> Result<Pass> {
         match self {
-            Self::Tape(tape) => tape.borrow().backward(&[(output, gradient)], |node| !trunk.holds(node)),
+            Self::Tape(tape) => tape.borrow().backward(outputs, |node| !trunk.holds(node)),
             _ => Err(Error::internal("a head's backward pass without a tape")),
         }
     }

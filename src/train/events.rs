@@ -108,8 +108,11 @@ pub struct Step {
     pub samples_per_s: f64,
     /// Learning-rate factor of the schedule.
     pub lr_factor: f64,
-    /// Mean loss of each task.
+    /// Loss of each task, with the architecture's terms and the static weight: what the balancing method sees.
     pub losses: Map<String, Value>,
+    /// Mean loss of each task over its labelled rows, without terms and weight, if that is another one.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub plain_losses: Map<String, Value>,
     /// Weight of each task.
     pub weights: Map<String, Value>,
     /// Norm of each task's shared gradient (methods that use the Gram matrix).
@@ -169,6 +172,7 @@ impl Step {
             samples_per_s,
             lr_factor,
             losses: by_task(names, &report.losses),
+            plain_losses: if report.plain == report.losses { Map::new() } else { by_task(names, &report.plain) },
             weights: by_task(names, &report.weights),
             grad_norms: by_task(names, &norms),
             cosines: cosines.chunks(k.max(1)).map(<[f64]>::to_vec).collect(),

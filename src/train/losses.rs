@@ -1,14 +1,17 @@
 //! The tasks' losses over the global batch, and the cotangents that start the backward passes.
 //!
 //! A loss with a mask divides by the *global* weight of its labelled rows, which no rank knows alone: each
-//! rank sums its own rows, one all-reduce gives the totals, and only then are the cotangents scaled.
+//! rank sums its own rows, one all-reduce gives the totals, and only then are the cotangents scaled. What an
+//! architecture adds to a task's loss ([`crate::model::Term`]) is summed and divided in the same message.
 
+use super::loss_parts::{Part, parts};
 use crate::comm::{Communicator, collectives};
 use crate::data::batch::Batch;
 use crate::data::plan::Plan;
 use crate::error::{Error, Result};
+use crate::model::Output;
 use crate::nn::Loss;
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 /// One task, as the step needs it.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,58 +22,77 @@ pub struct TaskSpec {
     pub loss: Loss,
     /// Logits a row.
     pub outputs: usize,
-    /// Static weight.
+    /// Static weight; a task of weight 0 is evaluated and predicted, but not trained.
     pub weight: f64,
+}
+
+impl TaskSpec {
+    /// Whether the task has a loss at all.
+    pub fn trained(&self) -> bool {
+        self.weight > 0.0
+    }
 }
 
 /// The losses of one step.
 #[derive(Debug, Clone)]
 pub struct Losses {
-    /// Mean loss of each task over its labelled rows of the global batch; 0 if there are none.
+    /// Loss of each task over the global batch: the mean over its labelled rows and the terms that the architecture
+    /// adds, times the static weight. 0 if the task takes no part.
     pub means: Vec<f64>,
-    /// Whether the task has a labelled row in the global batch.
+    /// The mean over the labelled rows alone, without terms and static weight; 0 if there are none.
+    pub plain: Vec<f64>,
+    /// Whether the task takes part: it is trained, and has a labelled row in the global batch.
     pub present: Vec<bool>,
     /// Whether a rank was asked to stop.
     pub stop: bool,
-    /// ∂L_k/∂logits_k `[rows, outputs]`, static weight included.
-    pub cotangents: Vec<Tensor>,
+    /// Where each task's backward pass starts; nowhere for a task that is not trained.
+    pub starts: Vec<Vec<Start>>,
 }
 
-/// Computes this rank's losses from `logits` and combines them with the other ranks'. `stop` is this rank's
+/// A tensor that a task's loss is taken of, and the gradient of the loss by it, static weight included.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// The logits, or the tensor of a term.
+    pub output: Tensor,
+    /// Of the same shape.
+    pub cotangent: Tensor,
+}
+
+/// Computes this rank's losses from what the model gave and combines them with the other ranks'. `stop` is this rank's
 /// wish to stop after this step; it rides on the same message, so that all ranks agree on the step.
 pub fn compute(
     comm: &dyn Communicator,
     tasks: &[TaskSpec],
-    logits: &[Tensor],
+    output: &Output,
     batch: &Batch,
     plan: &Plan,
     stop: bool,
 ) -> Result<Losses> {
-    let k = tasks.len();
-    let mut totals = vec![0.0; 2 * k + 1];
-    let mut gradients = Vec::with_capacity(k);
-    for (i, ((task, logits), target)) in tasks.iter().zip(logits).zip(&batch.targets).enumerate() {
-        let logits: Vec<f32> = logits.flatten_all()?.to_vec1()?;
-        let mut gradient = vec![0.0; logits.len()];
-        totals[i] = task.loss.with_gradient(&logits, &target.label, &target.weight, 1.0, &mut gradient);
-        totals[k + i] = target.weight.iter().map(|&w| f64::from(w)).sum();
-        gradients.push(gradient);
-    }
-    totals[2 * k] = f64::from(u8::from(stop));
-    let local = totals[..k].to_vec();
+    let parts = parts(tasks, output, batch)?;
+    let mut totals: Vec<f64> = parts.iter().flat_map(|part| [part.sum, part.count]).collect();
+    totals.push(f64::from(u8::from(stop)));
     collectives::all_reduce_sum(comm, &mut totals)?;
-    check_finite(comm, tasks, &local, &totals[..k], logits, (batch, plan))?;
+    let stop = totals.pop().is_some_and(|asked| asked > 0.0);
+    let totals: Vec<(f64, f64)> = totals.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+    check_finite(comm, tasks, &parts, &totals, (batch, plan))?;
 
-    let mut losses =
-        Losses { means: Vec::new(), present: Vec::new(), stop: totals[2 * k] > 0.0, cotangents: Vec::new() };
-    for (i, (task, mut gradient)) in tasks.iter().zip(gradients).enumerate() {
-        let (sum, weight) = (totals[i], totals[k + i]);
-        let present = weight > 0.0;
-        let scale = if present { task.weight / weight } else { 0.0 };
-        gradient.iter_mut().for_each(|g| *g = (f64::from(*g) * scale) as f32);
-        losses.means.push(sum * scale);
-        losses.present.push(present);
-        losses.cotangents.push(Tensor::from_vec(gradient, (batch.rows, task.outputs), &Device::Cpu)?);
+    let k = tasks.len();
+    let mut losses = Losses {
+        means: vec![0.0; k],
+        plain: totals[..k].iter().map(|&(sum, count)| if count > 0.0 { sum * (1.0 / count) } else { 0.0 }).collect(),
+        present: tasks.iter().zip(&totals).map(|(task, &(_, count))| task.trained() && count > 0.0).collect(),
+        stop,
+        starts: vec![Vec::new(); k],
+    };
+    for (part, (sum, count)) in parts.into_iter().zip(totals) {
+        let k = part.task;
+        if !tasks[k].trained() {
+            continue;
+        }
+        let counts = losses.present[k] && count > 0.0;
+        let scale = if counts { tasks[k].weight * part.weight / count } else { 0.0 };
+        losses.means[k] += sum * scale;
+        losses.starts[k].push(part.start(scale)?);
     }
     Ok(losses)
 }
@@ -79,25 +101,26 @@ pub fn compute(
 fn check_finite(
     comm: &dyn Communicator,
     tasks: &[TaskSpec],
-    local: &[f64],
-    global: &[f64],
-    logits: &[Tensor],
+    parts: &[Part],
+    totals: &[(f64, f64)],
     (batch, plan): (&Batch, &Plan),
 ) -> Result<()> {
-    if global.iter().all(|l| l.is_finite()) {
+    if totals.iter().all(|(sum, _)| sum.is_finite()) {
         return Ok(());
     }
-    let Some(i) = local.iter().position(|l| !l.is_finite()) else {
+    let Some(i) = parts.iter().position(|part| !part.sum.is_finite()) else {
         return collectives::agree(comm, Ok(()));
     };
-    let outputs = tasks[i].outputs;
-    let values: Vec<f32> = logits[i].flatten_all()?.to_vec1()?;
-    let row = values.chunks_exact(outputs).position(|row| row.iter().any(|v| !v.is_finite()));
-    let error = Error::numeric(format!("the loss of task `{}` is not finite", tasks[i].name))
+    let task = &tasks[parts[i].task].name;
+    let what = if i < tasks.len() { "the loss" } else { "a term of the loss" };
+    let error = Error::numeric(format!("{what} of task `{task}` is not finite"))
         .fix("lower the learning rates, set optimizer.clip_norm, or look for extreme values in the row named here");
-    let error = match row.and_then(|row| batch.origin.get(row)) {
+    let error = match parts[i].first_bad_row()?.and_then(|row| batch.origin.get(row)) {
         Some(&origin) => plan.name_row(error, origin),
         None => error,
     };
     collectives::agree(comm, Err(error))
 }
+
+#[cfg(test)]
+mod tests;

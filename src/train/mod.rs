@@ -9,6 +9,7 @@ pub mod events;
 mod goal;
 mod layout;
 mod leaves;
+mod loss_parts;
 mod losses;
 mod persist;
 pub mod predict;

@@ -299,7 +299,7 @@ impl Run {
     /// A task without labels costs time and learns nothing, and no metric of it says so.
     fn warn_of_unlabelled(&mut self) {
         for (task, labelled) in self.job.tasks.iter().zip(&mut self.labelled) {
-            if self.comm.rank() == 0 && !*labelled {
+            if self.comm.rank() == 0 && !*labelled && task.weight > 0.0 {
                 let name = &task.name;
                 match (&task.label, &task.pair) {
                     (Some(label), _) => tracing::warn!(

@@ -26,14 +26,14 @@ pub fn build(comm: &Comm, job: &mut Job, schema: &Schema) -> Result<Trainable> {
     let spec = input_spec(job, schema, &bags, &tables, &tasks)?;
     let mut store = ParamStore::new(job.seed);
     let model = model::build(&mut job.model, &spec, &mut store)?;
-    let shared = shared_parameters(model.as_ref(), &spec, &store)?;
+    let reach = reach(model.as_ref(), &spec, &store, &tasks)?;
     let optimizer = optim::build(&mut job.optimizer.dense)?;
     let mut balance = balance::build(&mut job.balance, tasks.len())?;
     check_kernels(&balance, job.kernels)?;
-    check_dense(&balance, job, &store)?;
+    check_shared(&balance, job, &reach)?;
     let kept = balance.method.on_slices().map(|method| method.slots()).unwrap_or_default();
     let clip_norm = job.optimizer.clip_norm;
-    let dense = DensePart::new(&store, &shared, optimizer, &kept, clip_norm, job.wire, comm.as_ref())?;
+    let dense = DensePart::new(&store, &reach.shared, optimizer, &kept, clip_norm, job.wire, comm.as_ref())?;
     let embeddings = Embeddings::new(tables, bags, job.checkpoint.buckets, job.seed, comm.rank(), comm.size())?;
     let mut embeddings = embeddings.with_wire(job.wire);
     if let Some(limit) = job.memory_limit {
@@ -43,20 +43,23 @@ pub fn build(comm: &Comm, job: &mut Job, schema: &Schema) -> Result<Trainable> {
     Ok(Trainable { embeddings, store, model, spec, tasks, dense, balance, seed, kernels, precision })
 }
 
-/// Without dense parameters there is nothing that tasks share but the tables' rows.
-fn check_dense(balance: &Balance, job: &Job, store: &ParamStore) -> Result<()> {
-    let compares_dense = matches!(balance.scope, Some(Scope::Shared | Scope::Representation));
-    if !compares_dense || !store.is_empty() {
-        return Ok(());
-    }
+/// Where tasks share no dense parameters, or meet at no representation, there is nothing to compare but the tables' rows.
+fn check_shared(balance: &Balance, job: &Job, reach: &Reach) -> Result<()> {
     let (method, model) = (&job.balance.kind, &job.model.kind);
+    let lacks = match balance.scope {
+        Some(Scope::Shared | Scope::Representation) if !reach.shared.contains(&true) => {
+            format!("`{method}` weighs gradients of dense parameters that tasks share, and `{model}` has none")
+        }
+        Some(Scope::Representation) if !reach.representation => {
+            format!("`{method}` compares tasks at their last shared representation, and `{model}` has none")
+        }
+        _ => return Ok(()),
+    };
     let fix = match balance.method.scopes().contains(&Scope::SharedAndRows) {
         true => "use `scope: shared+rows`, or a method that weighs losses, such as `uniform`",
         false => "use a method that weighs losses, such as `uniform`, or one with `scope: shared+rows`, such as `mgda`",
     };
-    Err(Error::job(format!("`{method}` weighs gradients of dense parameters, and `{model}` has none"))
-        .at("key", "balance.scope")
-        .fix(fix))
+    Err(Error::job(lacks).at("key", "balance.scope").fix(fix))
 }
 
 /// Heads can be told from the trunk only on tandem's own tape.
@@ -186,20 +189,31 @@ fn sequence_target(feature: &Feature, fields: &[Field]) -> Result<Option<usize>>
     })
 }
 
-/// Which parameters two or more losses reach, found by one backward pass per task on a made-up batch.
-fn shared_parameters(model: &dyn Model, spec: &InputSpec, store: &ParamStore) -> Result<Vec<bool>> {
+/// Where the tasks' losses meet.
+struct Reach {
+    /// Which parameters two or more losses reach.
+    shared: Vec<bool>,
+    /// Whether the model names a representation that the tasks share.
+    representation: bool,
+}
+
+/// Found by one backward pass per trained task on a made-up batch.
+fn reach(model: &dyn Model, spec: &InputSpec, store: &ParamStore, tasks: &[TaskSpec]) -> Result<Reach> {
     let context = made_up_context()?;
     let output = model.forward(&made_up_input(spec)?, &context)?;
     let mut reached = vec![0usize; store.vars().len()];
-    for logits in &output.logits {
-        let Pass { grads, .. } = context.graph.backward(&[(logits, logits.ones_like()?)])?;
+    let trained: Vec<usize> = (0..tasks.len()).filter(|&task| tasks[task].trained()).collect();
+    for &task in &trained {
+        let starts = output.of_task(task).into_iter().map(|tensor| Ok((tensor, tensor.ones_like()?)));
+        let Pass { grads, .. } = context.graph.backward(&starts.collect::<Result<Vec<_>>>()?)?;
         for (count, var) in reached.iter_mut().zip(store.vars()) {
             *count += usize::from(grads.get(var.as_tensor()).is_some());
         }
     }
     // With one task nothing is contested: its parameters are balanced trivially as shared ones.
-    let enough = if spec.tasks.len() == 1 { 1 } else { 2 };
-    Ok(reached.into_iter().map(|count| count >= enough).collect())
+    let enough = if trained.len() == 1 { 1 } else { 2 };
+    let shared = reached.into_iter().map(|count| count >= enough).collect();
+    Ok(Reach { shared, representation: !output.representation.is_empty() })
 }
 
 fn made_up_input(spec: &InputSpec) -> Result<Input> {

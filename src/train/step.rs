@@ -71,9 +71,11 @@ pub struct StepInput<'a> {
 /// What a step reports; the same on every rank.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
-    /// Mean loss of each task over the global batch, static weight included.
+    /// Loss of each task over the global batch, with the architecture's terms and the static weight.
     pub losses: Vec<f64>,
-    /// Whether each task has a labelled row in the global batch.
+    /// Mean loss of each task over its labelled rows, without terms and static weight.
+    pub plain: Vec<f64>,
+    /// Whether each task is trained and has a labelled row in the global batch.
     pub present: Vec<bool>,
     /// Weight that the balancer gave each task.
     pub weights: Vec<f64>,
@@ -97,7 +99,7 @@ impl Trainable {
         let context = context(comm, batch, Kind::Train(self.kernels, self.precision), self.seed, step)?;
         let output = stages.time(Stage::Forward, || self.model.forward(&leaves.input, &context))?;
         let losses = stages
-            .time(Stage::Forward, || losses::compute(comm.as_ref(), &self.tasks, &output.logits, batch, plan, stop))
+            .time(Stage::Forward, || losses::compute(comm.as_ref(), &self.tasks, &output, batch, plan, stop))
             .map_err(|error| error.at("after step", step))?;
         let forward =
             Forward { graph: &context.graph, leaves: &leaves, output: &output, losses: &losses, batch, clock };
@@ -109,12 +111,12 @@ impl Trainable {
             self.dense.apply(comm.as_ref(), &self.store, (rows, norm), lr)
         })?;
         stages.time(Stage::Exchange, || self.embeddings.apply(row_gradients, lr_factor))?;
-        let Losses { means, present, stop, .. } = losses;
+        let Losses { means, plain, present, stop, .. } = losses;
         if self.balance.method.looks_back() {
             let after = stages.time(Stage::Forward, || self.look_again(comm, input))?;
             self.balance.method.look_back(&after.means, &present)?;
         }
-        Ok(StepReport { losses: means, present, weights, gram, grad_norm: norm, stop })
+        Ok(StepReport { losses: means, plain, present, weights, gram, grad_norm: norm, stop })
     }
 
     /// The losses of the same batch after the step, for methods that compare the two.
@@ -124,7 +126,7 @@ impl Trainable {
         let leaves = Leaves::new(batch, &mut lookup, &self.spec)?;
         let context = context(comm, batch, Kind::Look(self.kernels, self.precision), self.seed, step)?;
         let output = self.model.forward(&leaves.input, &context)?;
-        let losses = losses::compute(comm.as_ref(), &self.tasks, &output.logits, batch, plan, false);
+        let losses = losses::compute(comm.as_ref(), &self.tasks, &output, batch, plan, false);
         losses.map_err(|error| error.at("after step", step + 1))
     }
 

@@ -14,4 +14,5 @@ mod ranks;
 mod resume;
 mod retrieval;
 mod scope;
+mod terms;
 mod uneven;

@@ -46,10 +46,10 @@ impl Reach {
 }
 
 impl Tape {
-    pub(super) fn trunk(&self, outputs: &[&Tensor]) -> Trunk {
+    pub(super) fn trunk(&self, outputs: &[Vec<&Tensor>]) -> Trunk {
         let mut reach: HashMap<TensorId, Reach> = HashMap::new();
-        for (task, output) in outputs.iter().enumerate() {
-            Reach::join(&mut reach, output, Reach::One(task));
+        for (task, outputs) in outputs.iter().enumerate() {
+            outputs.iter().for_each(|output| Reach::join(&mut reach, output, Reach::One(task)));
         }
         let mut trunk = Trunk { nodes: vec![false; self.nodes.len()], boundary: Vec::new() };
         for (index, node) in self.nodes.iter().enumerate().rev() {
@@ -59,7 +59,7 @@ impl Tape {
         }
         let heads = self.nodes.iter().filter(|node| matches!(reach.get(&node.output.id()), Some(Reach::One(_))));
         let mut seen = HashSet::new();
-        for x in heads.flat_map(|node| &node.inputs).chain(outputs.iter().copied()) {
+        for x in heads.flat_map(|node| &node.inputs).chain(outputs.iter().flatten().copied()) {
             if self.made(x) && reach.get(&x.id()) == Some(&Reach::Many) && seen.insert(x.id()) {
                 trunk.boundary.push(x.clone());
             }
@@ -110,13 +110,14 @@ mod tests {
         let context = Context { graph: Graph::tape(), ..context(true, 5) };
         let (z, logits) = model.forward(&x, &context);
         let cotangents = [random(&[5, 2], 2), random(&[5, 3], 3)];
-        let trunk = context.graph.trunk(&logits.each_ref()).unwrap();
+        let trunk = context.graph.trunk(&logits.each_ref().map(|logits| vec![logits])).unwrap();
         assert_eq!(trunk.boundary().iter().map(Tensor::id).collect::<Vec<_>>(), [z.id()]);
 
         let whole: Vec<_> = (0..2).map(|k| (&logits[k], cotangents[k].copy().unwrap())).collect();
         let whole = context.graph.backward(&whole).unwrap().grads;
-        let heads = [0, 1]
-            .map(|k| context.graph.backward_head(&trunk, &logits[k], cotangents[k].copy().unwrap()).unwrap().grads);
+        let heads = [0, 1].map(|k| {
+            context.graph.backward_head(&trunk, &[(&logits[k], cotangents[k].copy().unwrap())]).unwrap().grads
+        });
         let at_z = (heads[0].get(&z).unwrap() + heads[1].get(&z).unwrap()).unwrap();
         let through = context.graph.backward(&[(&z, at_z)]).unwrap().grads;
         for (name, var) in model.store.names().iter().zip(model.store.vars()) {
@@ -131,10 +132,10 @@ mod tests {
         let (model, x) = (Model::new(), random(&[5, 4], 1));
         let context = Context { graph: Graph::tape(), ..context(true, 5) };
         let (_, [logits, _]) = model.forward(&x, &context);
-        let trunk = context.graph.trunk(&[&logits]).unwrap();
+        let trunk = context.graph.trunk(&[vec![&logits]]).unwrap();
         assert!(trunk.boundary().is_empty());
-        let pass = context.graph.backward_head(&trunk, &logits, random(&[5, 2], 2)).unwrap();
+        let pass = context.graph.backward_head(&trunk, &[(&logits, random(&[5, 2], 2))]).unwrap();
         assert!(pass.grads.get(&model.store.vars()[0]).is_some(), "all of it is the task's own");
-        assert!(Graph::Candle.trunk(&[&logits]).is_err());
+        assert!(Graph::Candle.trunk(&[vec![&logits]]).is_err());
     }
 }

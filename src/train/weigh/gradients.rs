@@ -10,10 +10,11 @@ use crate::nn::Pass;
 use crate::observe::Stage;
 use crate::train::dense::Reduced;
 use crate::train::leaves::LeafGradients;
+use crate::train::losses::Start;
 use candle_core::Tensor;
 
 pub(super) fn weigh(mut parts: Parts, forward: &Forward, lookup: Lookup) -> Result<Weighed> {
-    let tasks = forward.output.logits.len();
+    let tasks = forward.losses.starts.len();
     let rows = tasks * parts.balance.method.parts();
     let stages = parts.stages;
     parts.dense.begin(rows, parts.comm.size());
@@ -43,12 +44,14 @@ pub(super) fn weigh(mut parts: Parts, forward: &Forward, lookup: Lookup) -> Resu
 /// the shared gradients.
 fn one_by_one(parts: &mut Parts, forward: &Forward) -> Result<Vec<Pass>> {
     let pieces = parts.balance.method.parts();
-    let rows = pieces * forward.output.logits.len();
+    let rows = pieces * forward.losses.starts.len();
     let mut passes = Vec::with_capacity(rows);
     for piece in 0..pieces {
-        for (logits, cotangent) in forward.output.logits.iter().zip(&forward.losses.cotangents) {
-            let cotangent = of_piece(cotangent, forward, piece, pieces)?;
-            let pass = forward.graph.backward(&[(logits, cotangent)])?;
+        for starts in &forward.losses.starts {
+            let of_piece = |start: &Start| of_piece(&start.cotangent, forward, piece, pieces);
+            let outputs =
+                starts.iter().map(|start| Ok((&start.output, of_piece(start)?))).collect::<Result<Vec<_>>>()?;
+            let pass = forward.graph.backward(&outputs)?;
             parts.dense.put(parts.store, &pass.grads, (passes.len(), rows), (1.0, 1.0 / pieces as f64))?;
             passes.push(pass);
         }

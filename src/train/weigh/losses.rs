@@ -10,9 +10,10 @@ pub(super) fn weigh(mut parts: Parts, forward: &Forward, lookup: Lookup) -> Resu
     let stages = parts.stages;
     parts.dense.begin(1, parts.comm.size());
     let leaves = stages.time(Stage::Backward, || {
-        let outputs = forward.output.logits.iter().zip(&forward.losses.cotangents).zip(&weights);
-        let outputs = outputs
-            .map(|((logits, cotangent), &weight)| Ok((logits, (cotangent * weight)?)))
+        let starts = forward.losses.starts.iter().zip(&weights);
+        let starts = starts.flat_map(|(starts, &weight)| starts.iter().map(move |start| (start, weight)));
+        let outputs = starts
+            .map(|(start, weight)| Ok((&start.output, (&start.cotangent * weight)?)))
             .collect::<Result<Vec<_>>>()?;
         let pass = forward.graph.backward(&outputs)?;
         parts.dense.put(parts.store, &pass.grads, (0, 1), (1.0, 1.0))?;

@@ -13,13 +13,13 @@ use crate::error::Result;
 use crate::nn::{Pass, Trunk, weighted_sum};
 use crate::observe::Stage;
 use crate::train::leaves::LeafGradients;
+use crate::train::losses::Start;
 use candle_core::Tensor;
 
 pub(super) fn weigh(mut parts: Parts, forward: &Forward, lookup: Lookup) -> Result<Weighed> {
     let stages = parts.stages;
     parts.dense.begin(1, parts.comm.size());
-    let logits: Vec<&Tensor> = forward.output.logits.iter().collect();
-    let trunk = forward.graph.trunk(&logits)?;
+    let trunk = trunk(forward)?;
     let heads = stages.time(Stage::Backward, || heads(forward, &trunk))?;
     let mut gram = gram_of(forward, &trunk, &heads)?;
     stages.time(Stage::Reduce, || collectives::all_reduce_sum(parts.comm, &mut gram))?;
@@ -36,8 +36,7 @@ pub(super) fn weigh_again(mut parts: Parts, forward: &Forward, lookup: Lookup, r
     let Reused { mut weights, max_norm } = reused;
     let stages = parts.stages;
     parts.dense.begin(1, parts.comm.size());
-    let logits: Vec<&Tensor> = forward.output.logits.iter().collect();
-    let trunk = forward.graph.trunk(&logits)?;
+    let trunk = trunk(forward)?;
     let mut leaves = stages.time(Stage::Backward, || {
         let heads = heads(forward, &trunk)?;
         backward(&mut parts, forward, &trunk, heads, &weights)
@@ -74,9 +73,19 @@ fn backward(
     weighted_leaves(forward, &passes, &all)
 }
 
+/// What two or more tasks' losses go back to.
+fn trunk(forward: &Forward) -> Result<Trunk> {
+    let starts = forward.losses.starts.iter();
+    let outputs: Vec<Vec<&Tensor>> = starts.map(|starts| starts.iter().map(|start| &start.output).collect()).collect();
+    forward.graph.trunk(&outputs)
+}
+
 fn heads(forward: &Forward, trunk: &Trunk) -> Result<Vec<Pass>> {
-    let tasks = forward.output.logits.iter().zip(&forward.losses.cotangents);
-    tasks.map(|(logits, cotangent)| forward.graph.backward_head(trunk, logits, cotangent.copy()?)).collect()
+    let head = |starts: &Vec<Start>| {
+        let outputs = starts.iter().map(|start| Ok((&start.output, start.cotangent.copy()?)));
+        forward.graph.backward_head(trunk, &outputs.collect::<Result<Vec<_>>>()?)
+    };
+    forward.losses.starts.iter().map(head).collect()
 }
 
 /// This rank's share of the Gram matrix of the representation's gradients. A part of the representation that only one
