@@ -33,6 +33,7 @@ impl Activation {
     }
 
     /// Replaces every z by its activation.
+    #[inline(always)]
     pub(crate) fn forward(self, z: &mut [f32]) {
         match self {
             Self::None => {}
@@ -70,6 +71,7 @@ impl Activation {
 
     /// Multiplies every element of `gradient` by the derivative. `saved` holds the inputs z if
     /// [`Activation::needs_input`], else the outputs.
+    #[inline(always)]
     pub(crate) fn backward(self, saved: &[f32], gradient: &mut [f32]) {
         debug_assert_eq!(saved.len(), gradient.len());
         let pairs = gradient.iter_mut().zip(saved);

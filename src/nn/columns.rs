@@ -21,20 +21,19 @@ pub fn concat(graph: &Graph, parts: &[Tensor]) -> Result<Tensor> {
     };
     let widths: Vec<usize> = parts.iter().map(|part| floats::rows_of(part.dims()).1).collect();
     let width = widths.iter().sum();
-    let mut y = vec![0.0; rows * width];
-    {
+    let y = {
         let values = parts.iter().map(Floats::of).collect::<candle_core::Result<Vec<_>>>()?;
         if values.iter().zip(&widths).any(|(values, width)| values.len() != rows * width) {
             return Err(Error::internal("columns of different numbers of rows"));
         }
-        parallel::rows(&mut y, width, |row, mut y| {
+        parallel::new_rows(rows, width, |row, mut y| {
             for (values, &width) in values.iter().zip(&widths) {
                 let (head, tail) = y.split_at_mut(width);
                 head.copy_from_slice(&values[row * width..][..width]);
                 y = tail;
             }
-        });
-    }
+        })
+    };
     let y = floats::tensor(y, (rows, width))?;
     let wanted = parts.iter().map(|part| graph.tracks(part)).collect();
     graph.record(&parts.iter().collect::<Vec<_>>(), &y, Concat { wanted })?;
@@ -107,9 +106,8 @@ impl Describe for Columns {
 impl Operation for Columns {
     fn backward(&self, inputs: &[Tensor], y: &Tensor, dy: &Tensor, _: &mut Pass) -> Result<Vec<Option<Tensor>>> {
         let ((rows, width), (_, part)) = (floats::rows_of(inputs[0].dims()), floats::rows_of(y.dims()));
-        let mut dx = vec![0.0; rows * width];
         let dy = Floats::of(dy)?;
-        parallel::rows(&mut dx, width, |row, dx| {
+        let dx = parallel::new_rows(rows, width, |row, dx| {
             dx[self.start..self.start + part].copy_from_slice(&dy[row * part..][..part]);
         });
         Ok(vec![Some(floats::tensor(dx, inputs[0].dims())?)])
@@ -135,8 +133,7 @@ impl Operation for Add {
 /// A copy of some columns.
 fn of_columns(x: &Tensor, start: usize, part: usize) -> Result<Tensor> {
     let (rows, width) = floats::rows_of(x.dims());
-    let mut y = vec![0.0; rows * part];
     let x = Floats::of(x)?;
-    parallel::rows(&mut y, part, |row, y| y.copy_from_slice(&x[row * width + start..][..part]));
+    let y = parallel::new_rows(rows, part, |row, y| y.copy_from_slice(&x[row * width + start..][..part]));
     Ok(floats::tensor(y, (rows, part))?)
 }

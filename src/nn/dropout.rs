@@ -26,9 +26,14 @@ impl Dropout {
         Self { rate, layer: random::text(builder.path()) }
     }
 
+    /// Whether it is anything but the identity now.
+    pub(super) fn drops(&self, context: &Context) -> bool {
+        context.train && self.rate > 0.0
+    }
+
     /// `[B, d]` → `[B, d]`.
     pub fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
-        if !context.train || self.rate == 0.0 {
+        if !self.drops(context) {
             return Ok(x.clone());
         }
         let (rows, width) = x.dims2()?;

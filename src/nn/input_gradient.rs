@@ -11,7 +11,9 @@
 
 use super::floats::{self, Floats};
 use super::gemm::{Matrix, Precision, multiply_add};
-use super::parallel;
+use super::{narrow, parallel};
+#[cfg(target_arch = "x86_64")]
+use super::stack::RoundedPart;
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 
@@ -27,6 +29,9 @@ pub struct InputGradient(Vec<Part>);
 pub(crate) enum Part {
     /// dz `[rows, out]` of a linear layer with weights `[in, out]`: dx = dz · Wᵀ.
     Linear { weight: Tensor, dz: Tensor, precision: Precision },
+    /// The same of layers in bf16.
+    #[cfg(target_arch = "x86_64")]
+    Rounded(RoundedPart),
     /// dx itself.
     Whole(Tensor),
 }
@@ -38,6 +43,12 @@ struct Layer<'a> {
     parts: Vec<(f32, &'a Tensor)>,
 }
 
+impl Layer<'_> {
+    fn is_narrow(&self) -> bool {
+        self.weight.dims().last().is_some_and(|&output| output > 0 && narrow::is_narrow(output))
+    }
+}
+
 impl InputGradient {
     pub(crate) fn push(&mut self, part: Part) {
         self.0.push(part);
@@ -47,11 +58,17 @@ impl InputGradient {
     pub(crate) fn weighted_sum(passes: &[(f64, &Self)], shape: &[usize]) -> Result<Tensor> {
         let (rows, width) = floats::rows_of(shape);
         let mut dx = vec![0.0; rows * width];
-        let (layers, whole) = sorted(passes);
+        let Sorted { layers, whole, #[cfg(target_arch = "x86_64")] rounded } = sorted(passes);
         for (w, part) in whole {
             add_scaled(&mut dx, &[(w, Floats::of(part)?)]);
         }
-        for Layer { weight, precision, parts } in layers {
+        #[cfg(target_arch = "x86_64")]
+        for parts in rounded {
+            RoundedPart::add(&parts, &mut dx)?;
+        }
+        let (narrow, wide): (Vec<_>, Vec<_>) = layers.into_iter().partition(Layer::is_narrow);
+        add_narrow(&mut dx, width, &narrow)?;
+        for Layer { weight, precision, parts } in wide {
             let dz = weighted_sum(&parts)?;
             let (dz, weight) = (Floats::of(&dz)?, Floats::of(weight)?);
             let out = dz.len() / rows.max(1);
@@ -62,24 +79,49 @@ impl InputGradient {
     }
 }
 
-/// The parts by layer, in the order in which the layers first left something, and those that are dx itself.
-fn sorted<'a>(passes: &[(f64, &'a InputGradient)]) -> (Vec<Layer<'a>>, Vec<(f32, &'a Tensor)>) {
-    let mut layers: Vec<Layer> = Vec::new();
-    let mut whole = Vec::new();
+/// The narrow layers' part, in one pass over `dx`.
+fn add_narrow(dx: &mut [f32], width: usize, layers: &[Layer]) -> Result<()> {
+    let sums = layers.iter().map(|layer| weighted_sum(&layer.parts)).collect::<Result<Vec<_>>>()?;
+    let both = sums.iter().zip(layers).map(|(dz, layer)| Ok((Floats::of(dz)?, Floats::of(layer.weight)?)));
+    let both = both.collect::<Result<Vec<_>>>()?;
+    let both: Vec<(&[f32], &[f32])> = both.iter().map(|(dz, weight)| (&**dz, &**weight)).collect();
+    if !both.is_empty() && width > 0 {
+        narrow::add_input_gradient(&both, width, dx);
+    }
+    Ok(())
+}
+
+/// The parts of all passes, in the order in which the layers first left something.
+#[derive(Default)]
+struct Sorted<'a> {
+    layers: Vec<Layer<'a>>,
+    #[cfg(target_arch = "x86_64")]
+    rounded: Vec<Vec<(f32, &'a RoundedPart)>>,
+    whole: Vec<(f32, &'a Tensor)>,
+}
+
+fn sorted<'a>(passes: &[(f64, &'a InputGradient)]) -> Sorted<'a> {
+    let mut sorted = Sorted::default();
     for &(w, InputGradient(parts)) in passes {
+        let w = w as f32;
         for part in parts {
             match part {
-                Part::Whole(dx) => whole.push((w as f32, dx)),
+                Part::Whole(dx) => sorted.whole.push((w, dx)),
+                #[cfg(target_arch = "x86_64")]
+                Part::Rounded(part) => match sorted.rounded.iter_mut().find(|known| known[0].1.joins(part)) {
+                    Some(layer) => layer.push((w, part)),
+                    None => sorted.rounded.push(vec![(w, part)]),
+                },
                 Part::Linear { weight, dz, precision } => {
-                    match layers.iter_mut().find(|known| known.weight.id() == weight.id()) {
-                        Some(layer) => layer.parts.push((w as f32, dz)),
-                        None => layers.push(Layer { weight, precision: *precision, parts: vec![(w as f32, dz)] }),
+                    match sorted.layers.iter_mut().find(|known| known.weight.id() == weight.id()) {
+                        Some(layer) => layer.parts.push((w, dz)),
+                        None => sorted.layers.push(Layer { weight, precision: *precision, parts: vec![(w, dz)] }),
                     }
                 }
             }
         }
     }
-    (layers, whole)
+    sorted
 }
 
 /// Σ w · part over contiguous tensors of one shape, without a copy where that is the part itself.

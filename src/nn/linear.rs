@@ -14,24 +14,24 @@
 
 use super::activation::Activation;
 use super::floats::{self, Floats, slice};
-use super::gemm::{Matrix, Precision, multiply};
+use super::gemm::{Matrix, Precision, multiplied, multiply};
 use super::graph::{Operation, Pass};
 use super::input_gradient::Part;
 use super::program::{Describe, Program, Value, exactly};
-use super::{Builder, Context, Init, Kernels, parallel, reference};
+use super::{Builder, Context, Init, Kernels, narrow, parallel, reference};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use std::sync::OnceLock;
 
 /// A linear layer, or G of them side by side, with activation.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    weight: Tensor,
-    bias: Tensor,
-    groups: usize,
+    pub(super) weight: Tensor,
+    pub(super) bias: Tensor,
+    pub(super) groups: usize,
     /// Columns of one group.
-    input: usize,
-    output: usize,
-    activation: Activation,
+    pub(super) input: usize,
+    pub(super) output: usize,
+    pub(super) activation: Activation,
 }
 
 impl Linear {
@@ -115,6 +115,11 @@ impl Dims {
         self.groups * self.output
     }
 
+    /// Whether it is one layer of few outputs ([`narrow`]).
+    fn is_narrow(self) -> bool {
+        self.groups == 1 && self.input > 0 && self.output > 0 && narrow::is_narrow(self.output)
+    }
+
     fn group<'a>(self, values: &'a [f32], group: usize, width: usize) -> Matrix<'a> {
         Matrix::new(&values[group * width..], self.rows, width, self.groups * width)
     }
@@ -147,9 +152,10 @@ impl Fused {
         }
         let held = Floats::of(y)?;
         let saved: &[f32] = if self.activation.needs_input() { self.input.get().map_or(&[], |z| z) } else { &held };
-        let mut dz = Floats::of(&dy)?.to_vec();
-        parallel::rows(&mut dz, width, |row, dz| {
-            self.activation.backward(&saved[row * width..(row + 1) * width], dz);
+        let gradient = Floats::of(&dy)?;
+        let dz = parallel::new_rows(gradient.len() / width.max(1), width, |row, dz| {
+            dz.copy_from_slice(&gradient[row * width..][..width]);
+            self.activation.backward(&saved[row * width..][..width], dz);
         });
         floats::tensor(dz, dy.dims())
     }
@@ -171,11 +177,12 @@ impl CustomOp3 for Fused {
     ) -> Result<(CpuStorage, Shape)> {
         let dims = self.dims(x_layout.dims(), weight_layout.dims())?;
         let (x, weight, bias) = (slice(x, x_layout)?, slice(weight, weight_layout)?, slice(bias, bias_layout)?);
-        let mut y = vec![0.0; dims.rows * dims.y()];
-        for group in 0..dims.groups {
-            let out = y.get_mut(group * dims.output..).unwrap_or_default();
-            multiply(self.precision, out, dims.y(), dims.group(x, group, dims.input), dims.weight(weight, group));
-        }
+        let mut y = if dims.is_narrow() {
+            narrow::forward(x, weight, dims.output)
+        } else {
+            let factors = |group| (dims.group(x, group, dims.input), dims.weight(weight, group));
+            multiplied(self.precision, dims.rows, &(0..dims.groups).map(factors).collect::<Vec<_>>())
+        };
         let add_bias = |row: &mut [f32]| row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
         if self.activation.needs_input() {
             parallel::rows(&mut y, dims.y(), |_, row| add_bias(row));
@@ -233,12 +240,14 @@ impl Describe for Fused {
 impl Fused {
     fn input_gradient(&self, dims: Dims, dz: &Tensor, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         let (dz, weight) = (Floats::of(dz)?, Floats::of(weight)?);
-        let mut dx = vec![0.0; dims.rows * dims.x()];
-        for group in 0..dims.groups {
-            let out = dx.get_mut(group * dims.input..).unwrap_or_default();
-            let dz = dims.group(&dz, group, dims.output);
-            multiply(self.precision, out, dims.x(), dz, dims.weight(&weight, group).t());
-        }
+        let dx = if dims.is_narrow() {
+            let mut dx = vec![0.0; dims.rows * dims.x()];
+            narrow::add_input_gradient(&[(&dz, &weight)], dims.input, &mut dx);
+            dx
+        } else {
+            let factors = |group| (dims.group(&dz, group, dims.output), dims.weight(&weight, group).t());
+            multiplied(self.precision, dims.rows, &(0..dims.groups).map(factors).collect::<Vec<_>>())
+        };
         floats::tensor(dx, x.dims())
     }
 
@@ -252,15 +261,25 @@ impl Fused {
         bias: &Tensor,
     ) -> Result<(Tensor, Tensor)> {
         let (dz, x) = (Floats::of(dz)?, Floats::of(x)?);
-        let mut dw = vec![0.0; dims.groups * dims.input * dims.output];
-        for (group, dw) in dw.chunks_mut((dims.input * dims.output).max(1)).enumerate() {
-            let (x, dz) = (dims.group(&x, group, dims.input), dims.group(&dz, group, dims.output));
-            multiply(self.precision, dw, dims.output, x.t(), dz);
-        }
+        let dw = self.weight_gradient(dims, &dz, &x);
         let db = parallel::sums(dims.rows, dims.y(), dz.len(), |row, sums: &mut [f32]| {
             sums.iter_mut().zip(&dz[row * dims.y()..]).for_each(|(sum, &value)| *sum += value);
         });
         Ok((floats::tensor(dw, weight.dims())?, floats::tensor(db, bias.dims())?))
+    }
+}
+
+impl Fused {
+    fn weight_gradient(&self, dims: Dims, dz: &[f32], x: &[f32]) -> Vec<f32> {
+        if dims.is_narrow() {
+            return narrow::weight_gradient(x, dz, (dims.rows, dims.input, dims.output));
+        }
+        let mut dw = vec![0.0; dims.groups * dims.input * dims.output];
+        for (group, dw) in dw.chunks_mut((dims.input * dims.output).max(1)).enumerate() {
+            let (x, dz) = (dims.group(x, group, dims.input), dims.group(dz, group, dims.output));
+            multiply(self.precision, dw, dims.output, x.t(), dz);
+        }
+        dw
     }
 }
 

@@ -1,9 +1,10 @@
 //! The mixture of a mixture-of-experts layer: out_b = Σ_e gate_{b,e} · x_{b,e}.
 
 use super::floats::{self, Floats, slice};
+use super::graph::{Graph, Operation, Pass};
 use super::program::{Describe, Program, Value, exactly};
 use super::{Context, Kernels, parallel, reference};
-use candle_core::{CpuStorage, CustomOp2, Error, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, Error, InplaceOp3, Layout, Result, Shape, Tensor};
 
 /// Mixes `experts` outputs that stand side by side in `x`.
 ///
@@ -14,7 +15,13 @@ pub fn mix(gate: &Tensor, x: &Tensor, experts: usize, start: usize, context: &Co
     if context.kernels == Kernels::Reference {
         return Ok(reference::mix(gate, x, experts, start)?);
     }
-    context.graph.two(&gate.contiguous()?, &x.contiguous()?, Mix { experts, start })
+    let (gate, x, op) = (gate.contiguous()?, x.contiguous()?, Mix { experts, start });
+    if let Graph::Candle = context.graph {
+        return Ok(gate.apply_op2(&x, op)?);
+    }
+    let y = gate.apply_op2_no_bwd(&x, &op)?;
+    context.graph.record(&[&gate, &x], &y, op)?;
+    Ok(y)
 }
 
 struct Mix {
@@ -64,8 +71,7 @@ impl CustomOp2 for Mix {
         let (columns, h) = self.widths(gate_layout.dims(), x_layout.dims())?;
         let (rows, width) = floats::rows_of(x_layout.dims());
         let (gate, x) = (slice(gate, gate_layout)?, slice(x, x_layout)?);
-        let mut out = vec![0.0; rows * h];
-        parallel::rows(&mut out, h, |row, out| {
+        let out = parallel::new_rows(rows, h, |row, out| {
             let gates = &gate[row * columns + self.start..][..self.experts];
             for (expert, &g) in x[row * width..][..width].chunks_exact(h).zip(gates) {
                 out.iter_mut().zip(expert).for_each(|(out, &v)| *out += g * v);
@@ -79,8 +85,7 @@ impl CustomOp2 for Mix {
         let (rows, width) = floats::rows_of(x.dims());
         let dy = dy.contiguous()?;
         let (g, v, dy) = (Floats::of(gate)?, Floats::of(x)?, Floats::of(&dy)?);
-        let (mut dgate, mut dx) = (vec![0.0; rows * columns], vec![0.0; rows * width]);
-        parallel::row_pairs(&mut dgate, &mut dx, (columns, width), |row, dgate, dx| {
+        let (dgate, dx) = parallel::new_row_pairs(rows, (columns, width), |row, dgate, dx| {
             let dy = &dy[row * h..(row + 1) * h];
             for e in 0..self.experts {
                 let gate = g[row * columns + self.start + e];
@@ -94,17 +99,98 @@ impl CustomOp2 for Mix {
     }
 }
 
-/// An inner product in eight independent sums, which the compiler keeps in one vector register.
+impl Operation for Mix {
+    fn backward(
+        &self,
+        inputs: &[Tensor],
+        y: &Tensor,
+        dy: &Tensor,
+        pass: &mut Pass,
+    ) -> crate::Result<Vec<Option<Tensor>>> {
+        let [gate, x] = inputs else { return Err(crate::Error::internal("a mixture has two inputs")) };
+        let Some(sum) = pass.grads.get(x) else {
+            let (dgate, dx) = self.bwd(gate, x, y, dy)?;
+            return Ok(vec![dgate, dx]);
+        };
+        // The gates of several tasks mix the same experts: a matrix of their own for each would only be added.
+        let dy = dy.contiguous()?;
+        sum.inplace_op3(gate, &dy, self)?;
+        Ok(vec![Some(self.gate_gradient(gate, x, &dy)?), None])
+    }
+}
+
+/// dx += gate · dy.
+impl InplaceOp3 for Mix {
+    fn name(&self) -> &'static str {
+        "mix-backward"
+    }
+
+    fn cpu_fwd(
+        &self,
+        dx: &mut CpuStorage,
+        dx_layout: &Layout,
+        gate: &CpuStorage,
+        gate_layout: &Layout,
+        dy: &CpuStorage,
+        dy_layout: &Layout,
+    ) -> Result<()> {
+        let (columns, h) = self.widths(gate_layout.dims(), dx_layout.dims())?;
+        let (gate, dy) = (slice(gate, gate_layout)?, slice(dy, dy_layout)?);
+        let (CpuStorage::F32(dx), Some((start, end))) = (dx, dx_layout.contiguous_offsets()) else {
+            return Err(Error::Msg("a gradient is not a contiguous f32 tensor".into()));
+        };
+        parallel::rows(&mut dx[start..end], self.experts * h, |row, dx| {
+            let gates = &gate[row * columns + self.start..][..self.experts];
+            for (dx, &g) in dx.chunks_exact_mut(h).zip(gates) {
+                dx.iter_mut().zip(&dy[row * h..][..h]).for_each(|(dx, &dy)| *dx += g * dy);
+            }
+        });
+        Ok(())
+    }
+}
+
+impl Mix {
+    fn gate_gradient(&self, gate: &Tensor, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
+        let (columns, h) = self.widths(gate.dims(), x.dims())?;
+        let (rows, width) = floats::rows_of(x.dims());
+        let (v, dy) = (Floats::of(x)?, Floats::of(dy)?);
+        let dgate = parallel::new_rows(rows, columns, |row, dgate| {
+            let experts = v[row * width..][..width].chunks_exact(h);
+            for (dgate, expert) in dgate[self.start..].iter_mut().zip(experts) {
+                *dgate = dot(expert, &dy[row * h..][..h]);
+            }
+        });
+        floats::tensor(dgate, gate.dims())
+    }
+}
+
+/// An inner product in 32 independent sums, which the compiler keeps in two of the widest vector registers. Inlined, so
+/// that the caller's instructions are used.
+#[inline(always)]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0f32; 8];
-    let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
-    let tail: f32 = a8.remainder().iter().zip(b8.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a8.zip(b8) {
+    const SUMS: usize = 32;
+    let mut sums = [0.0f32; SUMS];
+    let (wide_a, wide_b) = (a.chunks_exact(SUMS), b.chunks_exact(SUMS));
+    let (short_a, short_b) = (wide_a.remainder().chunks_exact(8), wide_b.remainder().chunks_exact(8));
+    let tail: f32 = short_a.remainder().iter().zip(short_b.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in wide_a.zip(wide_b) {
+        for i in 0..SUMS {
+            sums[i] += a[i] * b[i];
+        }
+    }
+    for (a, b) in short_a.zip(short_b) {
         for i in 0..8 {
             sums[i] += a[i] * b[i];
         }
     }
-    sums.iter().sum::<f32>() + tail
+    let mut width = SUMS / 2;
+    while width > 0 {
+        for i in 0..width {
+            sums[i] += sums[i + width];
+        }
+        width /= 2;
+    }
+    sums[0] + tail
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Hidden layers: Linear → (norm) → activation → dropout, repeated.
 
+#[cfg(target_arch = "x86_64")]
+use super::stack;
 use super::{Activation, BatchNorm, Builder, Context, Dropout, LayerNorm, Linear};
 use crate::error::{Error, Result};
 use candle_core::Tensor;
@@ -92,11 +94,24 @@ impl Mlp {
 
     /// `[B, input]` → `[B, width]`.
     pub fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(y) = self.plain_layers(context).and_then(|layers| stack::forward(&layers, x, context)) {
+            return y;
+        }
         let mut x = x.clone();
         for layer in &self.layers {
             x = layer.forward(&x, context)?;
         }
         Ok(x)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Mlp {
+    /// The linear layers, if there is nothing between them now.
+    fn plain_layers(&self, context: &Context) -> Option<Vec<&Linear>> {
+        let plain = |layer: &Layer| layer.norm.is_none() && !layer.dropout.drops(context);
+        self.layers.iter().all(plain).then(|| self.layers.iter().map(|layer| &layer.linear).collect())
     }
 }
 

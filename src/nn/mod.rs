@@ -7,11 +7,13 @@
 //! | file | operation |
 //! |---|---|
 //! | `linear` | x · W + b and the activation, for one layer or for experts side by side |
+//! | `narrow` | its products where there are few outputs |
 //! | `mix`, `softmax` | gates and mixtures of experts |
 //! | `batch_norm`, `layer_norm`, `dropout` | with masks and moments of the global batch |
 //! | `attention` | a sequence pooled by a query |
 //! | `pair` | inner products of two embeddings, and their margins |
 //! | `mlp` | hidden layers made of these |
+//! | `stack` | hidden layers as one operation in bf16 |
 //! | `loss`, `seed` | losses on numbers, and the start of a backward pass from their gradients |
 //! | `columns` | columns side by side, some of them, sums |
 //! | `graph` | the tape of a forward pass, and the way back |
@@ -34,6 +36,7 @@ mod linear;
 mod loss;
 mod mix;
 mod mlp;
+mod narrow;
 mod pair;
 mod parallel;
 mod params;
@@ -41,6 +44,8 @@ mod program;
 mod reference;
 mod seed;
 mod softmax;
+#[cfg(target_arch = "x86_64")]
+mod stack;
 #[cfg(test)]
 pub(crate) mod testing;
 

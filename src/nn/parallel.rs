@@ -6,6 +6,7 @@
 
 use pulp::Arch;
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
 /// Rows of a block.
 const BLOCK_ROWS: usize = 128;
@@ -31,6 +32,79 @@ pub(crate) fn rows(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) 
     } else {
         out.par_chunks_mut(width * BLOCK_ROWS).enumerate().for_each(|(i, rows)| block(i, rows));
     }
+}
+
+/// A new matrix of `count` rows: `f` is given each row filled with zeros, just before it is needed, so that the zeros
+/// are in the cache. Clearing all of it first would go through the memory twice.
+pub(crate) fn new_rows(count: usize, width: usize, f: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+    let mut out: Vec<f32> = Vec::with_capacity(count * width);
+    let arch = Arch::new();
+    let block = |index: usize, rows: &mut [MaybeUninit<f32>]| {
+        arch.dispatch(
+            #[inline(always)]
+            || {
+                for (i, row) in rows.chunks_mut(width.max(1)).enumerate() {
+                    f(index * BLOCK_ROWS + i, zeroed(row));
+                }
+            },
+        );
+    };
+    let room = &mut out.spare_capacity_mut()[..count * width];
+    let size = width.max(1) * BLOCK_ROWS;
+    if room.len() < SMALL {
+        room.chunks_mut(size).enumerate().for_each(|(i, rows)| block(i, rows));
+    } else {
+        room.par_chunks_mut(size).enumerate().for_each(|(i, rows)| block(i, rows));
+    }
+    // SAFETY: the blocks, which `zeroed` wrote, cover `room`.
+    unsafe { out.set_len(count * width) };
+    out
+}
+
+/// Two new matrices with the same number of rows, as [`new_rows`].
+pub(crate) fn new_row_pairs(
+    count: usize,
+    width: (usize, usize),
+    f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+) -> (Vec<f32>, Vec<f32>) {
+    let (mut first, mut second) = (Vec::with_capacity(count * width.0), Vec::with_capacity(count * width.1));
+    let arch = Arch::new();
+    let block = |index: usize, first: &mut [MaybeUninit<f32>], second: &mut [MaybeUninit<f32>]| {
+        arch.dispatch(
+            #[inline(always)]
+            || {
+                for (i, (a, b)) in first.chunks_mut(width.0).zip(second.chunks_mut(width.1)).enumerate() {
+                    f(index * BLOCK_ROWS + i, zeroed(a), zeroed(b));
+                }
+            },
+        );
+    };
+    assert!(width.0 > 0 && width.1 > 0, "pairs of rows without columns");
+    {
+        let a = &mut Vec::<f32>::spare_capacity_mut(&mut first)[..count * width.0];
+        let b = &mut Vec::<f32>::spare_capacity_mut(&mut second)[..count * width.1];
+        let (size_a, size_b) = (width.0 * BLOCK_ROWS, width.1 * BLOCK_ROWS);
+        if a.len() + b.len() < SMALL {
+            let blocks = a.chunks_mut(size_a).zip(b.chunks_mut(size_b)).enumerate();
+            blocks.for_each(|(i, (a, b))| block(i, a, b));
+        } else {
+            let blocks = a.par_chunks_mut(size_a).zip(b.par_chunks_mut(size_b)).enumerate();
+            blocks.for_each(|(i, (a, b))| block(i, a, b));
+        }
+    }
+    // SAFETY: both are cut into the same number of blocks, which cover them and which `zeroed` wrote.
+    unsafe {
+        first.set_len(count * width.0);
+        second.set_len(count * width.1);
+    }
+    (first, second)
+}
+
+#[inline(always)]
+fn zeroed(room: &mut [MaybeUninit<f32>]) -> &mut [f32] {
+    room.fill(MaybeUninit::new(0.0));
+    // SAFETY: all of it was written just now.
+    unsafe { &mut *(std::ptr::from_mut(room) as *mut [f32]) }
 }
 
 /// [`rows`] over two matrices with the same number of rows and `width.0` and `width.1` columns.
@@ -104,6 +178,15 @@ mod tests {
             let mut out = vec![-1.0; count * width];
             rows(&mut out, width, |row, out| out.fill(row as f32));
             assert!(out.iter().enumerate().all(|(i, &v)| v == (i / width) as f32), "{count} x {width}");
+
+            let made = new_rows(count, width, |row, out| out.iter_mut().for_each(|out| *out += row as f32));
+            assert_eq!(made, out, "{count} x {width}");
+            let (a, b) = new_row_pairs(count, (width, 2), |row, a, b| {
+                a.iter_mut().for_each(|a| *a += row as f32);
+                b.fill(row as f32);
+            });
+            assert_eq!((a, b.len()), (out.clone(), 2 * count), "{count} x {width}");
+            assert!(b.iter().enumerate().all(|(i, &v)| v == (i / 2) as f32), "{count} x {width}");
 
             let mut other = vec![0.0; count * 2];
             row_pairs(&mut out, &mut other, (width, 2), |row, a, b| {

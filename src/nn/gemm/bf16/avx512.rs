@@ -1,29 +1,44 @@
-//! What is written in AVX-512-BF16's instructions: the inner loop, and rounding while packing.
+//! What is written in AVX-512-BF16's instructions: rounding while packing, and a product's inner loop.
 
 use super::super::Matrix;
-use super::{Operands, PANEL, ROWS, load, load_column, store};
+use super::{BLOCK, PANEL, mask};
 use std::arch::x86_64::*;
 
-/// 8 rows × `WIDTH` panels of C.
+/// Rows of C that are kept in registers beside two panels: 16 sums.
+const ROWS: usize = 8;
+
+/// Sixteen words.
+pub type Words16 = __m512i;
+
+/// The product of 32 rows of A and two panels of B; operands as for [`super::amx::Tiles::product`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub fn tile<const WIDTH: usize>(operands: &Operands) -> [[__m512; WIDTH]; ROWS] {
-    let &Operands { a, next_row, next_word, b, next_panel, words } = operands;
-    let mut sums = [[_mm512_setzero_ps(); WIDTH]; ROWS];
-    for word in 0..words {
-        let mut panels = [_mm512_setzero_si512(); WIDTH];
-        for (j, panel) in panels.iter_mut().enumerate() {
-            // SAFETY: the last panel's last word is at the end of `b`.
-            *panel = unsafe { _mm512_loadu_si512(b.as_ptr().add(j * next_panel + word * PANEL).cast()) };
-        }
-        for (i, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: the last row's last word is at the end of `a`.
-            let a = _mm512_set1_epi32(unsafe { *a.get_unchecked(i * next_row + word * next_word) } as i32);
-            for (sum, &panel) in sums.iter_mut().zip(&panels) {
-                *sum = _mm512_dpbf16_ps(*sum, pairs(a), pairs(panel));
+pub fn product(
+    (a, a_stride): (&[u32], usize),
+    (b, next_panel): (&[u32], usize),
+    words: usize,
+    out: &mut [f32; BLOCK * BLOCK],
+) {
+    assert!(a.len() >= (BLOCK - 1) * a_stride + words && b.len() >= next_panel + words * PANEL);
+    for (rows, out) in out.chunks_exact_mut(ROWS * BLOCK).enumerate() {
+        let a = &a[rows * ROWS * a_stride..];
+        let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+        for word in 0..words {
+            // SAFETY: the assertion above.
+            let panels = [0, next_panel]
+                .map(|panel| unsafe { _mm512_loadu_si512(b.as_ptr().add(panel + word * PANEL).cast()) });
+            for (i, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: the same.
+                let a = _mm512_set1_epi32(unsafe { *a.get_unchecked(i * a_stride + word) } as i32);
+                for (sum, panel) in sums.iter_mut().zip(panels) {
+                    *sum = _mm512_dpbf16_ps(*sum, pairs(a), pairs(panel));
+                }
             }
         }
+        for (sum, out) in sums.iter().flatten().zip(out.chunks_exact_mut(PANEL)) {
+            // SAFETY: `out` has 16 numbers.
+            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), *sum) };
+        }
     }
-    sums
 }
 
 #[target_feature(enable = "avx512f")]
@@ -39,17 +54,63 @@ fn rounded(low: __m512, high: __m512) -> __m512i {
     unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
 }
 
+/// As many of the 16 words as `out` has room for.
+#[target_feature(enable = "avx512f")]
+pub fn store(out: &mut [u32], words: __m512i) {
+    // SAFETY: the mask ends where `out` does.
+    unsafe { _mm512_mask_storeu_epi32(out.as_mut_ptr().cast(), mask(out.len()), words) };
+}
+
+/// The first 16 of `numbers`, and zeros where there are less.
+#[target_feature(enable = "avx512f")]
+fn load(numbers: &[f32]) -> __m512 {
+    // SAFETY: the mask ends where `numbers` does.
+    unsafe { _mm512_maskz_loadu_ps(mask(numbers.len()), numbers.as_ptr()) }
+}
+
 /// 16 words from the beginning of `numbers`; zeros where there are less.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn read_words(numbers: &[f32]) -> __m512i {
     rounded(load(numbers), load(numbers.get(16..).unwrap_or_default()))
 }
 
-/// Packs a row whose numbers are neighbours.
+/// Packs a row whose numbers are neighbours; zeros where `out` has room for more.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub fn pack_row(numbers: &[f32], out: &mut [u32]) {
-    for (out, numbers) in out.chunks_mut(PANEL).zip(numbers.chunks(2 * PANEL)) {
-        store(out, read_words(numbers));
+    for (i, out) in out.chunks_mut(PANEL).enumerate() {
+        store(out, read_words(numbers.get(2 * PANEL * i..).unwrap_or_default()));
+    }
+}
+
+/// The first `columns` numbers of the first `rows` rows of `sums` to rows of `out`, `stride` numbers apart; or added.
+#[target_feature(enable = "avx512f")]
+pub fn store_rows(
+    sums: &[f32; BLOCK * BLOCK],
+    rows: usize,
+    columns: usize,
+    out: &mut [f32],
+    stride: usize,
+    add: bool,
+) {
+    for (sums, out) in sums.chunks_exact(BLOCK).zip(out.chunks_mut(stride)).take(rows) {
+        for (sums, out) in sums.chunks_exact(PANEL).zip(out[..columns].chunks_mut(PANEL)) {
+            let kept = mask(out.len());
+            // SAFETY: the mask ends where `out` does, and `sums` has 16 numbers.
+            unsafe {
+                let sums = _mm512_loadu_ps(sums.as_ptr());
+                let old = if add { _mm512_maskz_loadu_ps(kept, out.as_ptr()) } else { _mm512_setzero_ps() };
+                _mm512_mask_storeu_ps(out.as_mut_ptr(), kept, _mm512_add_ps(old, sums));
+            }
+        }
+    }
+}
+
+/// The first `columns` numbers of the first `rows` rows of `sums`, rounded, and zeros after them, to rows of `out`,
+/// `stride` words apart.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub fn round_rows(sums: &[f32; BLOCK * BLOCK], rows: usize, columns: usize, out: &mut [u32], stride: usize) {
+    for (sums, out) in sums.chunks_exact(BLOCK).zip(out.chunks_mut(stride)).take(rows) {
+        store(&mut out[..PANEL], read_words(&sums[..columns]));
     }
 }
 
@@ -66,16 +127,90 @@ pub fn read_rows(a: Matrix, first: usize, word: usize) -> [__m512i; PANEL] {
 /// [`read_rows`] turned round, one register for each word; for columns whose numbers are neighbours.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub fn read_columns(a: Matrix, first: usize, word: usize) -> [__m512i; PANEL] {
-    // Sixteen of one column and sixteen of the next, turned into sixteen pairs.
+    let mut columns = [_mm512_setzero_si512(); PANEL];
+    for (i, out) in columns.iter_mut().enumerate() {
+        let column = 2 * (word + i);
+        *out = paired(rounded(load_column(a, first, column), load_column(a, first, column + 1)));
+    }
+    columns
+}
+
+/// The numbers of the rows of `a` from `first` on, up to 16, in one column; for columns whose numbers are neighbours.
+#[target_feature(enable = "avx512f")]
+fn load_column(a: Matrix, first: usize, column: usize) -> __m512 {
+    if column >= a.columns || first >= a.rows {
+        return _mm512_setzero_ps();
+    }
+    load(&a.data[column * a.column_stride..][first..a.rows])
+}
+
+/// Sixteen of one kind and sixteen of the next, turned into sixteen pairs.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn paired(both: __m512i) -> __m512i {
     let order = _mm512_set_epi16(
         31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1,
         16, 0,
     );
-    let mut columns = [_mm512_setzero_si512(); PANEL];
-    for (i, out) in columns.iter_mut().enumerate() {
-        let column = 2 * (word + i);
-        let both = rounded(load_column(a, first, column), load_column(a, first, column + 1));
-        *out = _mm512_permutexvar_epi16(order, both);
+    _mm512_permutexvar_epi16(order, both)
+}
+
+/// Rows of words in memory.
+#[derive(Clone, Copy)]
+pub struct Source<'a> {
+    /// Row after row.
+    pub words: &'a [u32],
+    /// Words from one row to the next.
+    pub stride: usize,
+    /// Number of rows.
+    pub rows: usize,
+}
+
+/// The 16 numbers from word `word` on, of 32 rows from `row` on, as pairs of two rows: a register for each pair. Rows
+/// after the last are zeros.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub fn read_pairs(source: Source, word: usize, row: usize) -> [__m512i; PANEL] {
+    let half = |row: usize| -> __m256i {
+        if row >= source.rows {
+            return _mm256_setzero_si256();
+        }
+        let numbers = &source.words[row * source.stride + word..][..PANEL / 2];
+        // SAFETY: `numbers` is 256 bits.
+        unsafe { _mm256_loadu_si256(numbers.as_ptr().cast()) }
+    };
+    let mut out = [_mm512_setzero_si512(); PANEL];
+    for (i, out) in out.iter_mut().enumerate() {
+        let (even, odd) = (half(row + 2 * i), half(row + 2 * i + 1));
+        *out = paired(_mm512_inserti64x4(_mm512_castsi256_si512(even), odd, 1));
     }
-    columns
+    out
+}
+
+/// The 16 × 16 words turned round: first inside groups of 2 and 4 rows, then the groups.
+#[target_feature(enable = "avx512f")]
+pub fn transposed(r: [__m512i; PANEL]) -> [__m512i; PANEL] {
+    let mut two = r;
+    for i in (0..16).step_by(2) {
+        two[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        two[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    // four[4g + c] holds, in each 128-bit part p, column 4p + c of rows 4g … 4g + 3.
+    let mut four = two;
+    for i in (0..16).step_by(4) {
+        four[i] = _mm512_unpacklo_epi64(two[i], two[i + 2]);
+        four[i + 1] = _mm512_unpackhi_epi64(two[i], two[i + 2]);
+        four[i + 2] = _mm512_unpacklo_epi64(two[i + 1], two[i + 3]);
+        four[i + 3] = _mm512_unpackhi_epi64(two[i + 1], two[i + 3]);
+    }
+    let mut out = four;
+    for c in 0..4 {
+        let low02 = _mm512_shuffle_i32x4(four[c], four[4 + c], 0b10_00_10_00);
+        let low13 = _mm512_shuffle_i32x4(four[c], four[4 + c], 0b11_01_11_01);
+        let high02 = _mm512_shuffle_i32x4(four[8 + c], four[12 + c], 0b10_00_10_00);
+        let high13 = _mm512_shuffle_i32x4(four[8 + c], four[12 + c], 0b11_01_11_01);
+        out[c] = _mm512_shuffle_i32x4(low02, high02, 0b10_00_10_00);
+        out[4 + c] = _mm512_shuffle_i32x4(low13, high13, 0b10_00_10_00);
+        out[8 + c] = _mm512_shuffle_i32x4(low02, high02, 0b11_01_11_01);
+        out[12 + c] = _mm512_shuffle_i32x4(low13, high13, 0b11_01_11_01);
+    }
+    out
 }

@@ -1,0 +1,477 @@
+//! Hidden layers one after the other as one operation in bf16.
+//!
+//! Layer by layer, every product would round its factors anew from f32 matrices that bias and activation have passed over
+//! in between; with products as fast as AMX's, that traffic is most of the time. Here what a layer gives is finished
+//! and rounded while it is in the cache, and is the next product's factor as it lies in memory:
+//!
+//! ```text
+//! forward    x ─round─► X₀ ──W₁──► (+ b₁, act, round) X₁ ──W₂──► (+ b₂, act) y
+//! backward   dy ─(act', round)─► D₂   dW₂, db₂ = [X₁ 1]ᵀ · D₂     D₂ ──W₂ᵀ──► (act', round) D₁     dW₁, db₁ = [X₀ 1]ᵀ · D₁ …
+//! ```
+//!
+//! The numbers are those of the layers one by one, but for db, which sums rounded gradients, and the derivatives of curved
+//! activations, which are taken at the rounded output. The experts of a mixture are
+//! groups: the first layer is one matrix whose columns are theirs side by side, the others have a matrix for each.
+
+use super::Activation;
+use super::floats::{self, Floats};
+use super::gemm::bf16::{Block, Panels, Rows, product, round_row, store, store_rounded, widen, words_of};
+use super::gemm::{BF16_BLOCK as BLOCK, Matrix};
+use super::graph::{Operation, Pass};
+use super::input_gradient::Part;
+use super::linear::Linear;
+use super::program::{Describe, Program, Value, only_in_training};
+use super::{Context, Graph, Kernels};
+use crate::error::{Error, Result};
+use candle_core::Tensor;
+use pulp::Arch;
+use rayon::prelude::*;
+use std::cell::OnceCell;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// `[B, in]` through `layers`, if they can be one operation here: `None` where they must go one by one.
+pub(super) fn forward(layers: &[&Linear], x: &Tensor, context: &Context) -> Option<Result<Tensor>> {
+    let rounds = |layer: &&Linear| context.precision.of_layer(layer.input, layer.output).rounds();
+    let by_output = |layer: &&Linear| !layer.activation.needs_input();
+    let own_tape = context.kernels == Kernels::Fused && matches!(context.graph, Graph::None | Graph::Tape(_));
+    let reads_one = layers.first().is_some_and(|first| first.groups == 1);
+    let fits = reads_one && layers.iter().all(rounds) && layers.iter().all(by_output);
+    (own_tape && fits).then(|| run(layers, x, &context.graph))
+}
+
+fn run(layers: &[&Linear], x: &Tensor, graph: &Graph) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    let (rows, width) = floats::rows_of(x.dims());
+    let layers: Vec<Layer> = (0..layers.len()).map(|i| Layer::of(layers, i)).collect();
+    let mut inputs = vec![Rows::pack(Matrix::new(&Floats::of(&x)?, rows, width, width))];
+    let mut y = Vec::new();
+    for (i, layer) in layers.iter().enumerate() {
+        if i + 1 == layers.len() {
+            y = layer.last_output(&inputs[i])?;
+        } else {
+            let next = layer.hidden_output(&inputs[i])?;
+            inputs.push(next);
+        }
+    }
+    let mut shape = x.dims().to_vec();
+    shape.pop();
+    shape.push(y.len() / rows.max(1));
+    let y = floats::tensor(y, shape)?;
+    let tensors: Vec<Tensor> = layers.iter().flat_map(|layer| [layer.weight.clone(), layer.bias.clone()]).collect();
+    let wants_dx = graph.tracks(&x);
+    let turned = layers.iter().map(|layer| (0..layer.groups).map(|_| OnceCell::new()).collect()).collect();
+    let op = Stack { at_input: graph.is_input(&x), wants_dx, layers, inputs, turned };
+    graph.record(&[&x].into_iter().chain(&tensors).collect::<Vec<_>>(), &y, op)?;
+    Ok(y)
+}
+
+/// One layer.
+#[derive(Debug, Clone)]
+struct Layer {
+    weight: Tensor,
+    bias: Tensor,
+    activation: Activation,
+    /// Groups of its input: 1 where all experts read the same columns.
+    groups: usize,
+    /// Groups of its output.
+    parts: usize,
+    /// Columns of one group of its input.
+    input: usize,
+    /// Columns of one group of its output.
+    output: usize,
+}
+
+/// The operation on the tape.
+struct Stack {
+    layers: Vec<Layer>,
+    /// What each layer reads: group by group, each filled up to whole blocks.
+    inputs: Vec<Rows>,
+    /// The same with columns as rows, by group: of use to every backward pass.
+    turned: Vec<Vec<OnceCell<Rows>>>,
+    at_input: bool,
+    wants_dx: bool,
+}
+
+impl Layer {
+    fn of(layers: &[&Linear], i: usize) -> Self {
+        let Linear { weight, bias, groups, input, output, activation } = layers[i];
+        let parts = layers.get(i + 1).map_or(*groups, |next| next.groups);
+        let output = groups * output / parts;
+        let (weight, bias) = (weight.clone(), bias.clone());
+        Self { weight, bias, activation: *activation, groups: *groups, parts, input: *input, output }
+    }
+
+    /// Columns of its output.
+    fn width(&self) -> usize {
+        self.parts * self.output
+    }
+
+    /// The first word of a part's input.
+    fn input_word(&self, part: usize) -> usize {
+        if self.groups == 1 { 0 } else { part * words_of(self.input) }
+    }
+
+    /// The first word of a part's output.
+    fn output_word(&self, part: usize) -> usize {
+        part * words_of(self.output)
+    }
+
+    /// The columns of the output that are a part's.
+    fn columns(&self, part: usize) -> Range<usize> {
+        part * self.output..(part + 1) * self.output
+    }
+
+    /// The matrix of a part, `[input, output]`.
+    fn weight<'a>(&self, values: &'a [f32], part: usize) -> Matrix<'a> {
+        match self.groups {
+            1 => Matrix::new(&values[part * self.output..], self.input, self.output, self.width()),
+            _ => Matrix::new(&values[part * self.input * self.output..], self.input, self.output, self.output),
+        }
+    }
+
+    /// act(x · W + b) in f32.
+    fn last_output(&self, x: &Rows) -> Result<Vec<f32>> {
+        let mut y = vec![0.0; x.rows() * self.width()];
+        let (weight, bias) = (Floats::of(&self.weight)?, Floats::of(&self.bias)?);
+        for part in 0..self.parts {
+            let (w, columns) = (Panels::pack(self.weight(&weight, part)), self.columns(part));
+            let out = y.get_mut(columns.start..).unwrap_or_default();
+            product(threads(), x, self.input_word(part), &w, usize::MAX, out, self.width(), |mut block, out| {
+                self.finish(&mut block, &bias[columns.clone()]);
+                store(block, out, self.width(), false);
+            });
+        }
+        Ok(y)
+    }
+
+    /// act(x · W + b) rounded, as the next layer reads it.
+    fn hidden_output(&self, x: &Rows) -> Result<Rows> {
+        let mut y = Rows::room(x.rows(), self.parts * words_of(self.output));
+        let (weight, bias) = (Floats::of(&self.weight)?, Floats::of(&self.bias)?);
+        for part in 0..self.parts {
+            let (w, columns) = (Panels::pack(self.weight(&weight, part)), self.columns(part));
+            let (stride, first) = (y.stride(), self.output_word(part));
+            product(threads(), x, self.input_word(part), &w, usize::MAX, y.words_mut(), stride, |mut block, out| {
+                self.finish(&mut block, &bias[columns.clone()]);
+                store_rounded(block, out, stride, first);
+            });
+        }
+        Ok(y)
+    }
+
+    /// Adds a part's bias, and activates.
+    fn finish(&self, block: &mut Block, bias: &[f32]) {
+        let Block { sums, column, rows, columns, .. } = block;
+        let (sums, bias) = (&mut sums[..*rows * BLOCK], &bias[*column..][..*columns]);
+        Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for row in sums.chunks_exact_mut(BLOCK) {
+                    row.iter_mut().zip(bias).for_each(|(sum, b)| *sum += b);
+                }
+                self.activation.forward(sums);
+            },
+        );
+    }
+
+    /// dz = dy ⊙ act' of the last layer, rounded.
+    fn last_gradient(&self, y: &[f32], dy: &[f32], rows: usize) -> Rows {
+        let mut dz = Rows::room(rows, self.parts * words_of(self.output));
+        let (stride, width) = (dz.stride(), self.width());
+        const GROUP: usize = 64;
+        dz.words_mut().par_chunks_mut(GROUP * stride).enumerate().for_each(|(group, out)| {
+            let mut gradient = vec![0.0; width];
+            for (row, out) in (group * GROUP..rows).zip(out.chunks_exact_mut(stride)) {
+                gradient.copy_from_slice(&dy[row * width..][..width]);
+                let saved = &y[row * width..][..width];
+                Arch::new().dispatch(
+                    #[inline(always)]
+                    || self.activation.backward(saved, &mut gradient),
+                );
+                for part in 0..self.parts {
+                    let words = &mut out[self.output_word(part)..][..words_of(self.output)];
+                    round_row(&gradient[self.columns(part)], words);
+                }
+            }
+        });
+        dz
+    }
+
+    /// The gradient of the layer `below`, whose output `x` this one reads: (dz · Wᵀ) ⊙ act', rounded.
+    fn hidden_gradient(&self, dz: &Rows, x: &Rows, below: &Self) -> Result<Rows> {
+        let mut out = Rows::room(dz.rows(), x.len());
+        let (stride, weight) = (out.stride(), Floats::of(&self.weight)?);
+        for part in 0..self.parts {
+            let (w, first) = (Panels::pack(self.weight(&weight, part).t()), self.input_word(part));
+            let most = usize::MAX;
+            product(threads(), dz, self.output_word(part), &w, most, out.words_mut(), stride, |block, out| {
+                let words = &x.words()[block.row * x.stride() + first + block.column / 2..];
+                Arch::new().dispatch(
+                    #[inline(always)]
+                    || {
+                        let rows = block.sums.chunks_exact_mut(BLOCK).zip(words.chunks(x.stride()));
+                        for (sums, words) in rows.take(block.rows) {
+                            let mut saved = [0.0; BLOCK];
+                            widen(&words[..BLOCK / 2], &mut saved);
+                            below.activation.backward(&saved, sums);
+                        }
+                    },
+                );
+                store_rounded(block, out, stride, first);
+            });
+        }
+        Ok(out)
+    }
+
+    /// Adds dz · Wᵀ to `dx`, `[rows, input]`, of a layer whose groups read the same columns.
+    fn add_input_gradient(&self, dz: &Rows, dx: &mut [f32]) -> Result<()> {
+        let weight = Floats::of(&self.weight)?;
+        let mut add = |word, w: Matrix| {
+            let w = Panels::pack(w.t());
+            let width = self.input;
+            product(threads(), dz, word, &w, usize::MAX, dx, width, |block, out| store(block, out, width, true));
+        };
+        if self.output.is_multiple_of(BLOCK) {
+            // The groups' words stand side by side, without a gap.
+            add(0, Matrix::new(&weight, self.input, self.width(), self.width()));
+        } else {
+            (0..self.parts).for_each(|part| add(self.output_word(part), self.weight(&weight, part)));
+        }
+        Ok(())
+    }
+
+    /// dW and db.
+    fn parameter_gradients(&self, x: &Rows, turned: &[OnceCell<Rows>], dz: &Rows) -> Result<(Tensor, Tensor)> {
+        let turned = |part: usize| {
+            let group = if self.groups == 1 { 0 } else { part };
+            turned[group].get_or_init(|| x.transposed(self.input_word(part), self.input, true))
+        };
+        let size = self.input * self.width() / self.groups;
+        let (mut dw, mut db) = (Vec::with_capacity(size * self.groups), Vec::with_capacity(self.width()));
+        // Of each matrix dW and then db, which is one more row.
+        let stride = self.width() / self.groups;
+        for group in 0..self.groups {
+            let mut both = vec![0.0; size + stride];
+            for part in (0..self.parts).skip(group).take(if self.groups == 1 { self.parts } else { 1 }) {
+                let d = Panels::of_rows(dz, self.output_word(part), self.output);
+                let start = if self.groups == 1 { part * self.output } else { 0 };
+                let out = &mut both[start..];
+                let most = super::gemm::bf16::WORDS;
+                product(threads(), turned(part), 0, &d, most, out, stride, |block, out| {
+                    store(block, out, stride, false);
+                });
+            }
+            db.extend_from_slice(&both[size..]);
+            both.truncate(size);
+            if self.groups == 1 {
+                dw = both;
+            } else {
+                dw.extend_from_slice(&both);
+            }
+        }
+        Ok((floats::tensor(dw, self.weight.dims())?, floats::tensor(db, self.bias.dims())?))
+    }
+}
+
+impl Describe for Stack {
+    fn describe(&self, _: &mut Program, _: &[Value]) -> Result<Value> {
+        // Evaluation and export are in f32: layer by layer.
+        only_in_training("stack")
+    }
+}
+
+impl Operation for Stack {
+    fn backward(&self, inputs: &[Tensor], y: &Tensor, dy: &Tensor, pass: &mut Pass) -> Result<Vec<Option<Tensor>>> {
+        let x = inputs.first().ok_or_else(|| Error::internal("hidden layers without an input"))?;
+        let dy = dy.contiguous()?;
+        let mut gradients = Vec::with_capacity(inputs.len());
+        let mut dz: Option<Rows> = None;
+        for (i, layer) in self.layers.iter().enumerate().rev() {
+            let current = match dz.take() {
+                Some(dz) => dz,
+                None => layer.last_gradient(&Floats::of(y)?, &Floats::of(&dy)?, self.inputs[i].rows()),
+            };
+            let (dw, db) = layer.parameter_gradients(&self.inputs[i], &self.turned[i], &current)?;
+            gradients.extend([Some(db), Some(dw)]);
+            if let Some(below) = i.checked_sub(1) {
+                dz = Some(layer.hidden_gradient(&current, &self.inputs[i], &self.layers[below])?);
+            } else {
+                gradients.push(self.of_input(x, layer, current, pass)?);
+            }
+        }
+        gradients.reverse();
+        Ok(gradients)
+    }
+}
+
+impl Stack {
+    /// The gradient of the input, if it is wanted now.
+    fn of_input(&self, x: &Tensor, layer: &Layer, dz: Rows, pass: &mut Pass) -> Result<Option<Tensor>> {
+        if self.at_input {
+            pass.at_input.push(Part::Rounded(RoundedPart { layer: layer.clone(), dz: Arc::new(dz) }));
+            return Ok(None);
+        }
+        if !self.wants_dx {
+            return Ok(None);
+        }
+        let mut dx = vec![0.0; x.elem_count()];
+        layer.add_input_gradient(&dz, &mut dx)?;
+        Ok(Some(floats::tensor(dx, x.dims())?))
+    }
+}
+
+/// What a stack that reads the model's input leaves to do for its gradient.
+#[derive(Debug, Clone)]
+pub(crate) struct RoundedPart {
+    layer: Layer,
+    dz: Arc<Rows>,
+}
+
+impl RoundedPart {
+    /// Whether both are of the same layer.
+    pub fn joins(&self, other: &Self) -> bool {
+        self.layer.weight.id() == other.layer.weight.id()
+    }
+
+    /// Adds (Σ w dz) · Wᵀ to `dx`, for parts of one layer.
+    pub fn add(parts: &[(f32, &Self)], dx: &mut [f32]) -> Result<()> {
+        match parts {
+            [] => Ok(()),
+            [(1.0, only)] => only.layer.add_input_gradient(&only.dz, dx),
+            [(_, first), ..] => first.layer.add_input_gradient(&weighted_sum(parts), dx),
+        }
+    }
+}
+
+/// Σ w dz, rounded.
+fn weighted_sum(parts: &[(f32, &RoundedPart)]) -> Rows {
+    let first = &parts[0].1.dz;
+    let mut out = Rows::room(first.rows(), first.len());
+    let (stride, len) = (out.stride(), out.len());
+    const GROUP: usize = 64;
+    out.words_mut().par_chunks_mut(GROUP * stride).enumerate().for_each(|(group, out)| {
+        let (mut sum, mut numbers) = (vec![0.0; 2 * len], vec![0.0; 2 * len]);
+        for (row, out) in (group * GROUP..first.rows()).zip(out.chunks_exact_mut(stride)) {
+            sum.fill(0.0);
+            for (w, part) in parts {
+                Arch::new().dispatch(
+                    #[inline(always)]
+                    || {
+                        widen(&part.dz.words()[row * stride..][..len], &mut numbers);
+                        sum.iter_mut().zip(&numbers).for_each(|(sum, number)| *sum += w * number);
+                    },
+                );
+            }
+            round_row(&sum, &mut out[..len]);
+        }
+    });
+    out
+}
+
+fn threads() -> usize {
+    rayon::current_num_threads()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{context, numbers, random};
+    use super::super::{Builder, ParamStore, Precision};
+    use super::*;
+    use candle_core::Var;
+
+    /// Two layers of `groups` experts, of odd and even widths.
+    fn layers(store: &mut ParamStore, groups: usize, widths: [usize; 3], activation: Activation) -> [Linear; 2] {
+        let at = |store: &mut ParamStore, name: &str, make: &dyn Fn(Builder) -> Linear| make(store.builder().at(name));
+        let [input, hidden, output] = widths;
+        let first = at(store, "first", &|b| Linear::new(b, input, groups * hidden, activation).unwrap());
+        let last = at(store, "last", &|b| Linear::grouped(b, groups, hidden, output, activation).unwrap());
+        [first, last]
+    }
+
+    fn at(rows: usize, precision: Precision) -> Context {
+        Context { graph: Graph::tape(), precision, ..context(true, rows) }
+    }
+
+    /// The result, and the gradients of the parameters and of x: of the cut-off input, or of a variable.
+    fn results(
+        store: &ParamStore,
+        x: &Var,
+        cut: bool,
+        context: &Context,
+        forward: impl Fn(&Tensor) -> Tensor,
+    ) -> Vec<Vec<f64>> {
+        let leaf = if cut { context.graph.cut(x.as_tensor().clone()) } else { x.as_tensor().clone() };
+        let y = forward(&leaf);
+        // Two passes of different weights, as of two tasks.
+        let passes = [7, 8].map(|seed| context.graph.backward(&[(&y, random(y.dims(), seed))]).unwrap());
+        let weights = [0.25, 1.5];
+        let mut all = vec![numbers(&y)];
+        for var in store.vars().iter().chain([x]) {
+            let found = passes.iter().zip(weights).filter_map(|(pass, w)| Some((pass.grads.get(var)?, w)));
+            all.push(found.fold(Vec::new(), |sum, (gradient, w)| added(sum, &numbers(gradient), w)));
+        }
+        if cut {
+            let parts: Vec<_> = passes.iter().zip(weights).map(|(pass, w)| (w, &pass.at_input)).collect();
+            *all.last_mut().unwrap() = numbers(context.graph.backward_input(&parts).unwrap().get(x).unwrap());
+        }
+        all
+    }
+
+    fn added(sum: Vec<f64>, values: &[f64], w: f64) -> Vec<f64> {
+        let sum = if sum.is_empty() { vec![0.0; values.len()] } else { sum };
+        sum.iter().zip(values).map(|(sum, v)| sum + w * v).collect()
+    }
+
+    #[test]
+    fn it_is_the_layers_one_by_one() {
+        if !Precision::Bf16.rounds() {
+            return eprintln!("SKIPPED: this CPU does not multiply bf16");
+        }
+        let relu = Activation::Relu;
+        for (rows, groups, widths, activation) in [
+            (5, 1, [16, 16, 16], relu),
+            (70, 3, [40, 64, 32], relu),
+            (333, 2, [33, 47, 18], Activation::Tanh),
+            (300, 4, [95, 32, 16], Activation::LeakyRelu),
+            (1100, 2, [17, 32, 33], Activation::Sigmoid),
+        ] {
+            let mut store = ParamStore::new(3);
+            let layers = layers(&mut store, groups, widths, activation);
+            let x = Var::from_tensor(&random(&[rows, widths[0]], 1)).unwrap();
+            for cut in [false, true] {
+                let context = at(rows, Precision::Bf16);
+                let one = results(&store, &x, cut, &context, |x| {
+                    forward(&layers.each_ref(), x, &context).expect("the layers fit").unwrap()
+                });
+                let context = at(rows, Precision::Bf16);
+                let each = results(&store, &x, cut, &context, |x| {
+                    layers.iter().fold(x.clone(), |x, layer| layer.forward(&x, &context).unwrap())
+                });
+                let names = ["y".to_string()].into_iter().chain(store.names().iter().cloned()).chain(["x".to_string()]);
+                for ((name, one), each) in names.zip(one).zip(each) {
+                    // Biases sum rounded gradients; the weighted sum over tasks is rounded before and after.
+                    let steps = matches!(activation, Activation::Relu | Activation::LeakyRelu);
+                    let exact = name == "y" || (steps && name.ends_with("weight"));
+                    let bound = if exact { 1e-6 } else { 4e-3 };
+                    let scale = each.iter().fold(0.0f64, |max, v| max.max(v.abs()));
+                    let error = one.iter().zip(&each).fold(0.0f64, |max, (a, b)| max.max((a - b).abs()));
+                    assert_eq!(one.len(), each.len(), "{name}");
+                    assert!(scale > 0.0 && error <= bound * scale, "{rows} x {groups} {widths:?}: {name} {error} of {scale}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn layers_that_do_not_fit_go_one_by_one() {
+        let mut store = ParamStore::new(3);
+        let layers = layers(&mut store, 1, [16, 16, 16], Activation::Silu);
+        let narrow = Linear::new(store.builder().at("narrow"), 16, 4, Activation::Relu).unwrap();
+        let x = random(&[2, 16], 1);
+        assert!(forward(&layers.each_ref(), &x, &at(2, Precision::Bf16)).is_none(), "silu needs its input");
+        assert!(forward(&[&narrow], &x, &at(2, Precision::Bf16)).is_none(), "narrow layers are in f32");
+        assert!(forward(&[&layers[0]], &x, &at(2, Precision::F32)).is_none());
+        assert!(forward(&[], &x, &at(2, Precision::Bf16)).is_none());
+    }
+}
