@@ -5,7 +5,7 @@ use super::mix::dot;
 use super::parallel;
 
 /// Most outputs of a narrow layer.
-const MOST: usize = 16;
+const MOST: usize = 15;
 
 /// Whether a layer with so many outputs is one.
 pub(super) fn is_narrow(output: usize) -> bool {
