@@ -11,9 +11,9 @@
 
 use super::floats::{self, Floats};
 use super::gemm::{Matrix, Precision, multiply_add};
-use super::{narrow, parallel};
 #[cfg(target_arch = "x86_64")]
 use super::stack::RoundedPart;
+use super::{narrow, parallel};
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 
@@ -58,7 +58,12 @@ impl InputGradient {
     pub(crate) fn weighted_sum(passes: &[(f64, &Self)], shape: &[usize]) -> Result<Tensor> {
         let (rows, width) = floats::rows_of(shape);
         let mut dx = vec![0.0; rows * width];
-        let Sorted { layers, whole, #[cfg(target_arch = "x86_64")] rounded } = sorted(passes);
+        let Sorted {
+            layers,
+            whole,
+            #[cfg(target_arch = "x86_64")]
+            rounded,
+        } = sorted(passes);
         for (w, part) in whole {
             add_scaled(&mut dx, &[(w, Floats::of(part)?)]);
         }

@@ -457,7 +457,10 @@ mod tests {
                     let scale = each.iter().fold(0.0f64, |max, v| max.max(v.abs()));
                     let error = one.iter().zip(&each).fold(0.0f64, |max, (a, b)| max.max((a - b).abs()));
                     assert_eq!(one.len(), each.len(), "{name}");
-                    assert!(scale > 0.0 && error <= bound * scale, "{rows} x {groups} {widths:?}: {name} {error} of {scale}");
+                    assert!(
+                        scale > 0.0 && error <= bound * scale,
+                        "{rows} x {groups} {widths:?}: {name} {error} of {scale}"
+                    );
                 }
             }
         }

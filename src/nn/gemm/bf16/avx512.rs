@@ -24,8 +24,8 @@ pub fn product(
         let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
         for word in 0..words {
             // SAFETY: the assertion above.
-            let panels = [0, next_panel]
-                .map(|panel| unsafe { _mm512_loadu_si512(b.as_ptr().add(panel + word * PANEL).cast()) });
+            let panels =
+                [0, next_panel].map(|panel| unsafe { _mm512_loadu_si512(b.as_ptr().add(panel + word * PANEL).cast()) });
             for (i, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: the same.
                 let a = _mm512_set1_epi32(unsafe { *a.get_unchecked(i * a_stride + word) } as i32);
@@ -84,14 +84,7 @@ pub fn pack_row(numbers: &[f32], out: &mut [u32]) {
 
 /// The first `columns` numbers of the first `rows` rows of `sums` to rows of `out`, `stride` numbers apart; or added.
 #[target_feature(enable = "avx512f")]
-pub fn store_rows(
-    sums: &[f32; BLOCK * BLOCK],
-    rows: usize,
-    columns: usize,
-    out: &mut [f32],
-    stride: usize,
-    add: bool,
-) {
+pub fn store_rows(sums: &[f32; BLOCK * BLOCK], rows: usize, columns: usize, out: &mut [f32], stride: usize, add: bool) {
     for (sums, out) in sums.chunks_exact(BLOCK).zip(out.chunks_mut(stride)).take(rows) {
         for (sums, out) in sums.chunks_exact(PANEL).zip(out[..columns].chunks_mut(PANEL)) {
             let kept = mask(out.len());
