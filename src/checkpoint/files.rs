@@ -144,6 +144,11 @@ pub struct Tensors<'a> {
 }
 
 impl Tensors<'_> {
+    /// Whether there is a tensor of this name and shape.
+    pub fn has(&self, name: &str, shape: &[usize]) -> bool {
+        self.tensors.tensor(name).is_ok_and(|tensor| tensor.shape() == shape)
+    }
+
     /// The elements of tensor `name`.
     pub fn get<T: bytemuck::Pod>(&self, name: &str) -> Result<Vec<T>> {
         let missing = |what: &str| {

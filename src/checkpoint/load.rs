@@ -1,8 +1,9 @@
 //! Loading, at any number of ranks: every rank reads the dense part, and the table files that overlap the
-//! buckets it owns.
+//! buckets it owns. A run that goes on takes all of its checkpoint; another job's run takes what it knows.
 
 use super::files::{FileEntry, TensorFile};
 use super::manifest::{Manifest, TableEntry};
+use super::matches::Matches;
 use super::save::{DENSE_FILE, DenseState};
 use crate::embedding::{Embeddings, TableRows};
 use crate::error::{Error, Result};
@@ -22,11 +23,47 @@ pub fn load_dense(dir: &Path, manifest: &Manifest, store: &ParamStore) -> Result
         buffer.set(&tensors.get::<f32>(&format!("buffers.{name}"))?)?;
     }
     let names = manifest.optimizer.1.clone();
-    let moment = |moment: &String| -> Result<Vec<Vec<f32>>> {
-        store.names().iter().map(|name| tensors.get::<f32>(&format!("optimizer.{moment}.{name}"))).collect()
+    let of = |(index, name): (usize, &String), moment: &String| match store.is_frozen(index) {
+        true => Ok(Vec::new()),
+        false => tensors.get::<f32>(&format!("optimizer.{moment}.{name}")),
     };
+    let moment = |moment: &String| store.names().iter().enumerate().map(|parameter| of(parameter, moment)).collect();
     let moments = names.iter().map(moment).collect::<Result<_>>()?;
     Ok(DenseState { names, moments })
+}
+
+/// Loads those parameters and buffers that `store` has too, by name and shape. Returns the moments of these parameters,
+/// none of them unless `keep_moments`, and the names of the buffers.
+pub fn load_known_dense(
+    dir: &Path,
+    manifest: &Manifest,
+    store: &ParamStore,
+    keep_moments: bool,
+) -> Result<(DenseState, Vec<String>)> {
+    let file = TensorFile::read(dir, entry(dir, manifest, DENSE_FILE)?)?;
+    let tensors = file.tensors()?;
+    let names = if keep_moments { manifest.optimizer.1.clone() } else { Vec::new() };
+    let mut moments = vec![vec![Vec::new(); store.names().len()]; names.len()];
+    for (index, (name, var)) in store.names().iter().zip(store.vars()).enumerate() {
+        let Some(saved) = manifest.parameters.iter().find(|p| &p.name == name && p.shape == var.dims()) else {
+            continue;
+        };
+        store.load(index, &tensors.get::<f32>(&format!("parameters.{name}"))?)?;
+        for (moment, all) in names.iter().zip(&mut moments) {
+            if !saved.frozen && !store.is_frozen(index) {
+                all[index] = tensors.get(&format!("optimizer.{moment}.{name}"))?;
+            }
+        }
+    }
+    let mut loaded = Vec::new();
+    for (name, buffer) in store.buffer_names().iter().zip(store.buffers()) {
+        let saved = format!("buffers.{name}");
+        if tensors.has(&saved, &[buffer.get().len()]) {
+            buffer.set(&tensors.get::<f32>(&saved)?)?;
+            loaded.push(name.clone());
+        }
+    }
+    Ok((DenseState { names, moments }, loaded))
 }
 
 /// Loads the rows of this rank's buckets into `embeddings`. The totals of every file are checked against the
@@ -54,6 +91,36 @@ pub fn load_tables(dir: &Path, manifest: &Manifest, embeddings: &mut Embeddings)
         }
     }
     Ok(())
+}
+
+/// Loads this rank's rows of those tables that `embeddings` has too, by name and dimension; returns which they are. The
+/// rows begin with the optimizer state of new ones unless `keep_state` is set and the state is of the same kind.
+pub fn load_known_tables(
+    dir: &Path,
+    manifest: &Manifest,
+    embeddings: &mut Embeddings,
+    keep_state: bool,
+) -> Result<Matches> {
+    let wants: Vec<(String, usize)> =
+        embeddings.table_names().enumerate().map(|(table, name)| (name.to_string(), embeddings.dim(table))).collect();
+    let has: Vec<(String, usize)> = manifest.tables.iter().map(|table| (table.name.clone(), table.dim)).collect();
+    // Other bucket counts cut the ids in another way: then any file can hold ids of this rank.
+    let owned = embeddings.owned_buckets();
+    let same_buckets = manifest.buckets == embeddings.buckets();
+    for file in &manifest.files {
+        let Some((first, last)) = file.buckets else { continue };
+        if same_buckets && (last < owned.start || first >= owned.end) {
+            continue;
+        }
+        let content = TensorFile::read(dir, file)?;
+        for (saved, named) in manifest.tables.iter().zip(&has) {
+            let Some(table) = wants.iter().position(|wanted| wanted == named) else { continue };
+            let slots = embeddings.slots(table).into_iter().map(|slot| (slot.name.to_string(), slot.width));
+            let keep = keep_state && slots.collect::<Vec<_>>() == saved.state;
+            embeddings.import_renewed(table, read_rows(&content, saved, first..last + 1)?, keep)?;
+        }
+    }
+    Ok(Matches::new(&wants, &has))
 }
 
 fn read_rows(content: &TensorFile, table: &TableEntry, buckets: Range<usize>) -> Result<TableRows> {

@@ -37,6 +37,9 @@ pub struct ParameterEntry {
     pub name: String,
     /// Its shape.
     pub shape: Vec<usize>,
+    /// Whether no step changes it; then it has no moments.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub frozen: bool,
 }
 
 /// One embedding table.
@@ -50,6 +53,9 @@ pub struct TableEntry {
     pub state: Vec<(String, usize)>,
     /// Rows over all buckets.
     pub rows: u64,
+    /// Whether no step changes it; then its rows have no state.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub frozen: bool,
 }
 
 /// The manifest.

@@ -17,12 +17,14 @@ mod files;
 mod folder;
 mod load;
 mod manifest;
+mod matches;
 mod save;
 #[cfg(test)]
 mod tests;
 
 pub use files::FileEntry;
 pub use folder::{CheckpointDir, resolve};
-pub use load::{load_dense, load_tables};
+pub use load::{load_dense, load_known_dense, load_known_tables, load_tables};
 pub use manifest::{FORMAT, Manifest, ParameterEntry, Progress, TableEntry};
+pub use matches::Matches;
 pub use save::{DenseState, Snapshot, save};

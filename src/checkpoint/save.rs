@@ -13,7 +13,7 @@ use std::path::Path;
 /// Table files of one checkpoint, where every rank owns whole files; more ranks write more.
 const TABLE_FILES: usize = 64;
 
-/// The dense optimizer's state, gathered: `moments[i][p]` is moment `names[i]` of parameter p.
+/// The dense optimizer's state, gathered: `moments[i][p]` is moment `names[i]` of parameter p, empty if p is frozen.
 #[derive(Debug, Clone, Default)]
 pub struct DenseState {
     /// Names of the moments.
@@ -100,7 +100,8 @@ fn write_dense(partial: &Path, snapshot: &Snapshot) -> Result<FileEntry> {
     let mut tensors = Vec::new();
     for (index, name) in store.names().iter().enumerate() {
         let shape = store.vars()[index].dims().to_vec();
-        for (moment, all) in snapshot.dense.names.iter().zip(&snapshot.dense.moments) {
+        let moments = snapshot.dense.names.iter().zip(&snapshot.dense.moments);
+        for (moment, all) in moments.filter(|_| !store.is_frozen(index)) {
             let name = format!("optimizer.{moment}.{name}");
             tensors.push(Named { name, shape: shape.clone(), data: Data::F32(&all[index]) });
         }

@@ -80,13 +80,14 @@ impl Parts {
             data: "rows".to_string(),
             statistics: serde_json::json!({"age": 0.1}),
             balance: vec![0.5],
-            parameters: vec![ParameterEntry { name: "weight".to_string(), shape: vec![2, 3] }],
+            parameters: vec![ParameterEntry { name: "weight".to_string(), shape: vec![2, 3], frozen: false }],
             optimizer: (step, self.dense.names.clone()),
             tables: vec![TableEntry {
                 name: "item".to_string(),
                 dim: 3,
                 state: self.embeddings.slots(0).iter().map(|slot| (slot.name.to_string(), slot.width)).collect(),
                 rows: 0,
+                frozen: false,
             }],
             files: Vec::new(),
         };

@@ -106,9 +106,10 @@ fn replace(path: &Path, text: &str) -> Result<()> {
 /// What is about to run, in sizes that tell whether it is what was meant.
 fn banner(start: &Start, run_dir: &Path) -> String {
     let resumed = if start.step > 0 { format!(", going on after step {}", start.step) } else { String::new() };
+    let begun = start.init_from.as_ref().map_or(String::new(), |report| format!("\n  {report}"));
     format!(
         "{} in {}{resumed}\n  {} rows, {} steps of {} rows in {} epochs\n  {} ranks ({}) × {} threads, {} lanes\n  \
-         {} dense parameters, {} of them shared by tasks; dense learning rate {}\n  matrix products in {}",
+         {}; dense learning rate {}\n  matrix products in {}{begun}",
         start.job,
         run_dir.display(),
         start.rows,
@@ -119,11 +120,20 @@ fn banner(start: &Start, run_dir: &Path) -> String {
         start.backend,
         start.threads,
         start.lanes,
-        start.dense_parameters,
-        start.shared_parameters,
+        parameters(start),
         start.lr,
         start.products,
     )
+}
+
+/// How many dense parameters there are, and how many of them are not frozen.
+fn parameters(start: &Start) -> String {
+    let &Start { dense_parameters: all, trained_parameters: trained, shared_parameters: shared, .. } = start;
+    if trained == all {
+        return format!("{all} dense parameters, {shared} of them shared by tasks");
+    }
+    let share = 100.0 * trained as f64 / all as f64;
+    format!("{all} dense parameters, {trained} of them ({share:.1} %) trained, of which tasks share {shared}")
 }
 
 /// SIGTERM, SIGINT and SIGUSR1 ask for a checkpoint and a clean end; a second SIGINT or SIGTERM ends at once.

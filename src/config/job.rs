@@ -4,12 +4,14 @@ mod eval;
 mod feature;
 mod paths;
 mod relation;
+mod start;
 mod table;
 
 pub use eval::{Best, Eval, Stop};
 pub use feature::{Feature, FeatureKind, Pooling, Transform};
 pub use paths::Paths;
 pub use relation::{Negatives, Ranking};
+pub use start::{Freeze, InitFrom, InitOptimizer};
 pub use table::{Admission, Eviction, EvictionPolicy, Table};
 
 use super::units::auto_or_number;
@@ -39,6 +41,12 @@ pub struct Job {
     pub tasks: Vec<Task>,
     /// The architecture.
     pub model: Component,
+    /// A checkpoint of another run that this one begins with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<InitFrom>,
+    /// Parameters and tables that no step changes.
+    #[serde(default, skip_serializing_if = "Freeze::is_empty")]
+    pub freeze: Freeze,
     /// How the tasks' gradients or losses are combined.
     #[serde(default = "defaults::balance")]
     pub balance: Component,

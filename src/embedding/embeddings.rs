@@ -21,6 +21,8 @@ pub struct Embeddings {
     /// Bags of each table, in order.
     pub(super) bags_of: Vec<Vec<usize>>,
     pub(super) dims: Vec<usize>,
+    /// Floats of the gradient of a row: `dims`, or 0 where the table is frozen.
+    pub(super) gradient_dims: Vec<usize>,
     pub(super) buckets: Buckets,
     pub(super) size: usize,
     pub(super) pooled_width: usize,
@@ -72,6 +74,7 @@ impl Embeddings {
         let dims: Vec<usize> = tables.iter().map(|table| table.dim).collect();
         let (bags, bags_of, pooled_width) = place_bags(bags, &dims)?;
         Ok(Self {
+            gradient_dims: tables.iter().map(|table| if table.frozen { 0 } else { table.dim }).collect(),
             dedups: tables.iter().map(|_| Dedup::default()).collect(),
             tables: tables.into_iter().map(|spec| Table::new(spec, &buckets, seed)).collect(),
             bags,
@@ -126,9 +129,14 @@ impl Embeddings {
         self.dims[table]
     }
 
+    /// Whether the rows of a table stay as they are.
+    pub fn is_frozen(&self, table: usize) -> bool {
+        self.tables[table].spec.frozen
+    }
+
     /// The parts of the optimizer state of a table's rows.
     pub fn slots(&self, table: usize) -> Vec<Slot> {
-        self.tables[table].spec.optimizer.slots(self.dims[table])
+        self.tables[table].spec.slots()
     }
 
     /// Number of buckets of every table.
@@ -155,6 +163,16 @@ impl Embeddings {
     pub fn import(&mut self, table: usize, rows: &TableRows) -> Result<(usize, usize)> {
         self.generation += 1;
         self.tables[table].import(rows, &self.memory)
+    }
+
+    /// Adds rows of another run's table, as [`Embeddings::import`] does: last seen before the first step, and with the
+    /// optimizer state of new rows unless `keep_state`.
+    ///
+    /// # Errors
+    /// As for [`Embeddings::import`].
+    pub fn import_renewed(&mut self, table: usize, mut rows: TableRows, keep_state: bool) -> Result<(usize, usize)> {
+        self.tables[table].renew(&mut rows, keep_state)?;
+        self.import(table, &rows)
     }
 
     /// Cuts the tables to their limits as after the update of `step`. Without effect on the tables of a checkpoint,

@@ -120,9 +120,12 @@ impl TableRoute {
         self.merged[self.received(peer)].iter().map(|&m| self.slots[m as usize]).collect()
     }
 
-    /// As owner: adds up, rank after rank, the gradients of each distinct row into `rows`.
+    /// As owner: adds up, rank after rank, the gradients of each distinct row into `rows`; none where `dim` is 0.
     pub fn sum_duplicates(&mut self, ranks: &[&[f32]], dim: usize) {
         self.rows.clear();
+        if dim == 0 {
+            return;
+        }
         self.rows.resize(self.slots.len() * dim, 0.0);
         let grads = ranks.iter().flat_map(|grads| grads.chunks_exact(dim));
         for (&m, grad) in self.merged.iter().zip(grads) {

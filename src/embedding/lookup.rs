@@ -21,6 +21,8 @@ pub struct SequenceRows {
     pub values: Vec<f32>,
     /// `[B, L]`: 1 where there is an element, else 0.
     pub mask: Vec<f32>,
+    /// Whether a gradient of `values` is wanted: the table is not frozen.
+    pub trained: bool,
 }
 
 /// What a lookup found, and the routes by which gradients go back.
@@ -30,6 +32,8 @@ pub struct Lookup {
     pub pooled: Vec<f32>,
     /// One entry per sequence bag, in order.
     pub sequences: Vec<SequenceRows>,
+    /// Whether a gradient of `pooled` is wanted: not all of its tables are frozen.
+    pub trains_pooled: bool,
     pub(super) batch_rows: usize,
     pub(super) mode: Mode,
     pub(super) generation: u64,
@@ -58,7 +62,18 @@ impl Embeddings {
             _ => self.resolve_with(comm, &mut routes, mode)?,
         }
         let (pooled, sequences) = (self.pool(&routes, rows), self.unroll(&routes, rows));
-        Ok(Lookup { pooled, sequences, batch_rows: rows, mode, generation: self.generation, routes })
+        let trains_pooled = self.trains_pooled();
+        Ok(Lookup { pooled, sequences, trains_pooled, batch_rows: rows, mode, generation: self.generation, routes })
+    }
+
+    /// Whether a pooled bag reads a table that is trained.
+    pub fn trains_pooled(&self) -> bool {
+        self.pooled_bags().any(|(bag, _)| !self.is_frozen(bag.spec.table))
+    }
+
+    /// Whether each sequence bag's table is trained.
+    pub fn trains_sequences(&self) -> Vec<bool> {
+        self.sequence_bags().map(|(bag, _)| !self.is_frozen(bag.spec.table)).collect()
     }
 
     /// Finds the distinct ids of each table over all its bags, grouped by owner.
@@ -151,7 +166,8 @@ impl Embeddings {
             .par_iter()
             .map(|(bag, max_len)| {
                 let (route, dim) = (&routes[bag.spec.table], self.dims[bag.spec.table]);
-                let mut out = SequenceRows { values: vec![0.0; rows * max_len * dim], mask: vec![0.0; rows * max_len] };
+                let (values, mask) = (vec![0.0; rows * max_len * dim], vec![0.0; rows * max_len]);
+                let mut out = SequenceRows { values, mask, trained: !self.is_frozen(bag.spec.table) };
                 route.bags[bag.nth].unroll(&route.rows, dim, *max_len, &mut out.values, &mut out.mask);
                 out
             })

@@ -70,6 +70,32 @@ impl Table {
         Ok((self.import_rows(rows, memory)?, self.import_candidates(rows, memory)?))
     }
 
+    /// Makes rows of another run fit this table: their steps are not this run's, and their optimizer state is taken over
+    /// only if `keep_state`.
+    pub fn renew(&self, rows: &mut TableRows, keep_state: bool) -> Result<()> {
+        let dim = self.spec.dim;
+        if rows.values.len() != rows.ids.len() * dim {
+            return Err(self.misfit("values", rows.values.len(), rows.ids.len() * dim));
+        }
+        rows.last_steps.fill(0);
+        if self.spec.frozen || self.spec.admission.is_none() {
+            rows.bucket_candidates.fill(0);
+            rows.candidate_ids.clear();
+            rows.candidate_counts.clear();
+        }
+        if keep_state {
+            return Ok(());
+        }
+        let width = self.rows.stride() - dim;
+        rows.state.clear();
+        rows.state.resize(rows.ids.len() * width, 0.0);
+        if !self.spec.frozen {
+            let states = rows.state.chunks_exact_mut(width.max(1));
+            rows.values.chunks_exact(dim).zip(states).for_each(|(row, state)| self.spec.optimizer.init(row, state));
+        }
+        Ok(())
+    }
+
     fn import_rows(&mut self, rows: &TableRows, memory: &Memory) -> Result<usize> {
         let dim = self.spec.dim;
         let state_width = self.rows.stride() - dim;
@@ -126,12 +152,16 @@ impl Table {
             ("candidate counts of the buckets", total(&rows.bucket_candidates), rows.candidate_ids.len()),
         ] {
             if found != wanted {
-                return Err(Error::checkpoint(format!("{found} numbers for {what}, where {wanted} are needed"))
-                    .at("table", &self.spec.name)
-                    .fix("load a checkpoint of a job with the same dim and sparse optimizer for this table"));
+                return Err(self.misfit(what, found, wanted));
             }
         }
         Ok(())
+    }
+
+    fn misfit(&self, what: &str, found: usize, wanted: usize) -> Error {
+        Error::checkpoint(format!("{found} numbers for {what}, where {wanted} are needed"))
+            .at("table", &self.spec.name)
+            .fix("load a checkpoint of a job with the same dim and sparse optimizer for this table")
     }
 
     fn twice(&self, id: u64) -> Error {

@@ -3,7 +3,7 @@
 use super::admission::Admission;
 use super::eviction::Eviction;
 use super::init::Init;
-use super::optimizer::{self, Optimizer};
+use super::optimizer::{self, Optimizer, Slot};
 use crate::config::{Component, job};
 use crate::error::{Error, Result};
 
@@ -22,12 +22,25 @@ pub struct TableSpec {
     pub admission: Option<Admission>,
     /// When a row is dropped; `None`: never.
     pub eviction: Option<Eviction>,
+    /// The rows stay as they are: no id gets a row or loses it, nothing is counted, and there is no optimizer state.
+    pub frozen: bool,
 }
 
 impl TableSpec {
     /// A table that admits every id and drops none.
     pub fn new(name: &str, dim: usize, init: Init, optimizer: Optimizer) -> Self {
-        Self { name: name.to_string(), dim, init, optimizer, admission: None, eviction: None }
+        Self { name: name.to_string(), dim, init, optimizer, admission: None, eviction: None, frozen: false }
+    }
+
+    /// The same table, frozen or not.
+    #[must_use]
+    pub fn freeze(self, frozen: bool) -> Self {
+        Self { frozen, ..self }
+    }
+
+    /// The parts of a row's optimizer state.
+    pub fn slots(&self) -> Vec<Slot> {
+        if self.frozen { Vec::new() } else { self.optimizer.slots(self.dim) }
     }
 
     /// The table that `tables.<name>` of the job describes, with `buckets` buckets. Its `dim` must be set. A
@@ -49,7 +62,7 @@ impl TableSpec {
         };
         let admission = table.admission.map(|a| Admission::new(&a, &key("admission"))).transpose()?;
         let eviction = table.eviction.map(|e| Eviction::new(&e, &key("eviction"), buckets)).transpose()?;
-        Ok(Self { name: name.to_string(), dim, init, optimizer, admission, eviction })
+        Ok(Self { name: name.to_string(), dim, init, optimizer, admission, eviction, frozen: false })
     }
 }
 

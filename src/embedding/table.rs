@@ -57,7 +57,7 @@ pub(super) struct Table {
 impl Table {
     /// An empty table.
     pub fn new(spec: TableSpec, buckets: &Buckets, seed: u64) -> Self {
-        let state: usize = spec.optimizer.slots(spec.dim).iter().map(|slot| slot.width).sum();
+        let state: usize = spec.slots().iter().map(|slot| slot.width).sum();
         Self {
             seed: table_seed(seed, &spec.name),
             rows: Arena::new(spec.dim + state),
@@ -122,7 +122,7 @@ impl Table {
     }
 
     /// Slots of distinct ids in a training step, each with its occurrences in the global batch: admits and
-    /// makes rows, and keeps counts and last steps.
+    /// makes rows, and keeps counts and last steps, unless the table is frozen.
     pub fn train_all(
         &mut self,
         ids: &[u64],
@@ -132,6 +132,9 @@ impl Table {
         slots: &mut Vec<u32>,
     ) -> Result<()> {
         self.find_all(ids, slots);
+        if self.spec.frozen {
+            return Ok(());
+        }
         for ((&id, &count), slot) in ids.iter().zip(counts).zip(slots) {
             if *slot == NO_SLOT {
                 *slot = self.meet(id, count, step, memory).map_err(|shortage| self.too_large(shortage))?;
@@ -219,7 +222,7 @@ impl Table {
 
     /// Drops the rows that eviction says must go after `step`; whether there were any.
     pub fn evict(&mut self, step: u64) -> bool {
-        let Some(eviction) = self.spec.eviction else {
+        let Some(eviction) = self.spec.eviction.filter(|_| !self.spec.frozen) else {
             return false;
         };
         let before = self.free.len();

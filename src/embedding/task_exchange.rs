@@ -33,10 +33,10 @@ impl Embeddings {
                 .at("key", "balance")
                 .fix(format!("use at most {MOST_TASKS} tasks, or `scope: shared`")));
         }
-        let Self { wire, wire_format, dims, size, .. } = self;
+        let Self { wire, wire_format, gradient_dims: dims, size, .. } = self;
         let sent: Vec<Masks> =
             routes.par_iter().zip(&*dims).map(|(route, &dim)| masks(route, dim, tasks, *size)).collect();
-        let received = exchange_masks(comm, routes, &sent)?;
+        let received = exchange_masks(comm, routes, dims, &sent)?;
         let floats = |masks: &[Masks], peer: usize, table: usize| {
             masks[table][peer].iter().map(|mask| mask.count_ones() as usize).sum::<usize>() * dims[table]
         };
@@ -58,8 +58,12 @@ impl Embeddings {
     }
 }
 
-/// Which tasks touch each id that goes to each peer: those whose gradient is not zero.
+/// Which tasks touch each id that goes to each peer: those whose gradient is not zero. Of a frozen table, whose
+/// gradients have `dim` 0, no id is asked about.
 fn masks(route: &TableRoute, dim: usize, tasks: usize, size: usize) -> Masks {
+    if dim == 0 {
+        return vec![Vec::new(); size];
+    }
     let len = route.ids.len() * dim;
     let touches = |id: usize, task: usize| route.rows[task * len + id * dim..][..dim].iter().any(|&g| g != 0.0);
     let mask = |id: usize| (0..tasks).fold(0, |mask, task| mask | u32::from(touches(id, task)) << task);
@@ -67,19 +71,25 @@ fn masks(route: &TableRoute, dim: usize, tasks: usize, size: usize) -> Masks {
 }
 
 /// Sends the masks; returns those that came from each peer, by table.
-fn exchange_masks(comm: &dyn Communicator, routes: &[TableRoute], sent: &[Masks]) -> Result<Vec<Masks>> {
+fn exchange_masks(
+    comm: &dyn Communicator,
+    routes: &[TableRoute],
+    dims: &[usize],
+    sent: &[Masks],
+) -> Result<Vec<Masks>> {
     let peers = 0..comm.size();
+    let expected = |(route, &dim): (&TableRoute, &usize), peer| if dim == 0 { 0 } else { route.received(peer).len() };
     let send: Vec<u32> =
         peers.clone().flat_map(|peer| sent.iter().flat_map(move |masks| masks[peer].iter().copied())).collect();
     let counts: Vec<usize> = peers.clone().map(|peer| sent.iter().map(|masks| masks[peer].len()).sum()).collect();
     let received: Vec<usize> =
-        peers.clone().map(|peer| routes.iter().map(|route| route.received(peer).len()).sum()).collect();
+        peers.clone().map(|peer| routes.iter().zip(dims).map(|table| expected(table, peer)).sum()).collect();
     let all = collectives::all_to_all_known(comm, &send, &counts, &received)?;
     let mut rest = all.as_slice();
     let mut masks: Vec<Masks> = vec![Vec::with_capacity(comm.size()); routes.len()];
     for peer in peers {
-        for (masks, route) in masks.iter_mut().zip(routes) {
-            let (head, tail) = rest.split_at(route.received(peer).len());
+        for (masks, table) in masks.iter_mut().zip(routes.iter().zip(dims)) {
+            let (head, tail) = rest.split_at(expected(table, peer));
             masks.push(head.to_vec());
             rest = tail;
         }
@@ -90,7 +100,7 @@ fn exchange_masks(comm: &dyn Communicator, routes: &[TableRoute], sent: &[Masks]
 /// Copies the gradients that go to `peer` into its part of the message.
 fn pack(route: &TableRoute, peer: usize, masks: &[u32], dim: usize, part: &mut [f32]) {
     let len = route.ids.len() * dim;
-    let mut places = part.chunks_exact_mut(dim);
+    let mut places = part.chunks_exact_mut(dim.max(1));
     for (id, &mask) in route.sent(peer).zip(masks) {
         for (task, place) in bits(mask).zip(&mut places) {
             place.copy_from_slice(&route.rows[task * len + id * dim..][..dim]);
@@ -104,7 +114,7 @@ fn sum_duplicates(route: &mut TableRoute, masks: &Masks, parts: &[&[f32]], dim: 
     route.rows.clear();
     route.rows.resize(tasks * len, 0.0);
     for (peer, (masks, part)) in masks.iter().zip(parts).enumerate() {
-        let mut gradients = part.chunks_exact(dim);
+        let mut gradients = part.chunks_exact(dim.max(1));
         for (at, &mask) in route.received(peer).zip(masks) {
             let row = route.merged(at) * dim;
             for (task, gradient) in bits(mask).zip(&mut gradients) {

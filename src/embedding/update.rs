@@ -97,9 +97,12 @@ impl Embeddings {
     /// Fills `rows` of each route with the gradients of this rank's distinct rows, one task after the other.
     fn unpool(&self, routes: &mut [TableRoute], gradients: &[BatchGradient]) {
         routes.par_iter_mut().zip(&self.bags_of).enumerate().for_each(|(t, (route, of_table))| {
-            let dim = self.dims[t];
+            let dim = self.gradient_dims[t];
             let TableRoute { ids, bags, rows, .. } = route;
             rows.clear();
+            if dim == 0 {
+                return;
+            }
             rows.resize(gradients.len() * ids.len() * dim, 0.0);
             for (rows, gradient) in rows.chunks_exact_mut((ids.len() * dim).max(1)).zip(gradients) {
                 for (bag_route, &bag) in bags.iter().zip(of_table) {
@@ -119,7 +122,7 @@ impl Embeddings {
 
     /// Sends gradients to the owners; leaves in `rows` the sums of the distinct rows owned here.
     fn return_gradients(&mut self, comm: &dyn Communicator, routes: &mut [TableRoute]) -> Result<()> {
-        let Self { wire, wire_format, dims, size, .. } = self;
+        let Self { wire, wire_format, gradient_dims: dims, size, .. } = self;
         let (out, into) = (Layout::of_sent(routes, dims, *size), Layout::of_received(routes, dims, *size));
         wire.rows_out.resize(out.len(), 0.0);
         let parts = out.split_mut(&mut wire.rows_out);

@@ -24,7 +24,8 @@ const EPSILON: f64 = 1e-5;
 const MOMENTUM: f64 = 0.1;
 
 /// Batch normalisation (Ioffe & Szegedy 2015) of `[B, d]`: ε = 1e-5, momentum 0.1, γ from 1, β from 0. Training
-/// normalises by the moments of the global batch without its padding, evaluation by the running moments.
+/// normalises by the moments of the global batch without its padding, evaluation by the running moments; so does training
+/// where γ is frozen, and then the running moments stay as they are.
 #[derive(Debug, Clone)]
 pub struct BatchNorm {
     scale: Tensor,
@@ -32,13 +33,16 @@ pub struct BatchNorm {
     mean: Buffer,
     variance: Buffer,
     activation: Activation,
+    frozen: bool,
 }
 
 impl BatchNorm {
     /// Normalises `width` columns, then applies `activation`.
     pub fn new(mut builder: Builder, width: usize, activation: Activation) -> crate::Result<Self> {
+        let scale = builder.param("scale", &[width], Init::Ones)?;
         Ok(Self {
-            scale: builder.param("scale", &[width], Init::Ones)?,
+            frozen: !scale.is_variable(),
+            scale,
             shift: builder.param("shift", &[width], Init::Zeros)?,
             mean: builder.buffer("running_mean", vec![0.0; width])?,
             variance: builder.buffer("running_variance", vec![1.0; width])?,
@@ -49,7 +53,7 @@ impl BatchNorm {
     /// `[B, d]` → `[B, d]`. In training all ranks must call it together, and run the same backward passes.
     pub fn forward(&self, x: &Tensor, context: &Context) -> crate::Result<Tensor> {
         let x = x.contiguous()?;
-        let op = if context.train { self.of_batch(&x, context)? } else { self.of_running_moments() };
+        let op = if context.train && !self.frozen { self.of_batch(&x, context)? } else { self.of_running_moments() };
         context.graph.three(&x, &self.scale, &self.shift, op)
     }
 

@@ -120,10 +120,13 @@ impl Graph {
     }
 
     /// Cuts the model's input off from what made it, so that its gradient can be taken once for all tasks
-    /// ([`Graph::backward_input`]); the model reads what this returns.
+    /// ([`Graph::backward_input`]); the model reads what this returns. An input that nothing trained made stays as it is.
     pub fn cut(&self, x: Tensor) -> Tensor {
         let Self::Tape(tape) = self else { return x };
         let mut tape = tape.borrow_mut();
+        if !tape.tracks(&x) {
+            return x;
+        }
         let leaf = x.detach();
         tape.outputs.insert(leaf.id());
         tape.input = Some(Input { source: x, leaf: leaf.clone() });

@@ -12,6 +12,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor, Var};
 use rand::Rng;
 use std::cell::RefCell;
+use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -84,12 +85,45 @@ pub struct ParamStore {
     buffer_names: Vec<String>,
     buffers: Vec<Buffer>,
     ranges: Vec<Range<usize>>,
+    frozen: Vec<bool>,
+    freezes: Freezes,
+}
+
+/// Says by name and shape whether a parameter is to stay as it is.
+type Rule = Box<dyn Fn(&str, &[usize]) -> bool>;
+
+/// A rule, if there is one.
+#[derive(Default)]
+struct Freezes(Option<Rule>);
+
+impl fmt::Debug for Freezes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "some" } else { "none" })
+    }
 }
 
 impl ParamStore {
     /// An empty store; initial values are a pure function of `(seed, parameter name)`.
     pub fn new(seed: u64) -> Self {
         Self { seed, ..Self::default() }
+    }
+
+    /// Freezes those parameters to come of which `freezes` says so by their name and shape. A frozen parameter is a plain
+    /// tensor to the layer that registers it: no gradient goes to it, nor through what is made of frozen things alone.
+    #[must_use]
+    pub fn freezing(mut self, freezes: impl Fn(&str, &[usize]) -> bool + 'static) -> Self {
+        self.freezes = Freezes(Some(Box::new(freezes)));
+        self
+    }
+
+    /// Whether the parameter `index` stays as it is.
+    pub fn is_frozen(&self, index: usize) -> bool {
+        self.frozen[index]
+    }
+
+    /// Number of floats over all parameters that are not frozen.
+    pub fn trained_len(&self) -> usize {
+        self.ranges.iter().zip(&self.frozen).filter(|(_, frozen)| !**frozen).map(|(range, _)| range.len()).sum()
     }
 
     /// Names, such as `experts.0.weight`, in order.
@@ -211,7 +245,10 @@ impl Builder<'_> {
         let count = shape.iter().product();
         let values = init.values(self.store.seed, &name, count);
         let var = Var::from_vec(values, shape, &Device::Cpu)?;
-        let tensor = var.as_tensor().clone();
+        let frozen = self.store.freezes.0.as_ref().is_some_and(|freezes| freezes(&name, shape));
+        // Both share the variable's memory, so that loading values reaches the layer.
+        let tensor = if frozen { var.as_tensor().detach() } else { var.as_tensor().clone() };
+        self.store.frozen.push(frozen);
         let start = self.store.len();
         self.store.ranges.push(start..start + count);
         self.store.names.push(name);
@@ -294,6 +331,27 @@ mod tests {
         assert_eq!(seen, [6.0, -8.0]);
         store.with_gradient(&gradients, 1, |_| panic!("the loss does not reach it")).unwrap();
         assert!(store.load(0, &[1.0]).is_err());
+    }
+
+    #[test]
+    fn a_frozen_parameter_has_no_gradient_and_can_be_loaded() {
+        let mut store = ParamStore::new(0).freezing(|name, shape| name == "a.w" && shape == [2]);
+        let frozen = store.builder().at("a").param("w", &[2], Init::Ones).unwrap();
+        let trained = store.builder().at("b").param("w", &[2], Init::Ones).unwrap();
+        store.load(0, &[3.0, 4.0]).unwrap();
+        assert_eq!(frozen.to_vec1::<f32>().unwrap(), [3.0, 4.0]);
+        assert_eq!((store.is_frozen(0), store.is_frozen(1), store.trained_len()), (true, false, 2));
+        let gradients = (&frozen * &trained).unwrap().sum_all().unwrap().backward().unwrap();
+        store.with_gradient(&gradients, 0, |_| panic!("it is frozen")).unwrap();
+        let mut seen = Vec::new();
+        store.with_gradient(&gradients, 1, |gradient| seen = gradient.to_vec()).unwrap();
+        assert_eq!(seen, [3.0, 4.0]);
+        let other = ParamStore::new(0).freezing(|name, shape| name == "a.w" && shape == [3]);
+        assert!(!{
+            let mut other = other;
+            other.builder().at("a").param("w", &[2], Init::Ones).unwrap();
+            other.is_frozen(0)
+        });
     }
 
     #[test]

@@ -11,6 +11,8 @@ use candle_core::backprop::GradStore;
 
 /// This rank's slice of the dense parameters and of the optimizer's moments.
 pub struct DensePart {
+    /// The parameters that are not frozen, in order. The layout numbers them, and knows no others.
+    trained: Vec<usize>,
     layout: Layout,
     optimizer: Box<dyn DenseOptimizer>,
     clip_norm: Option<f64>,
@@ -51,8 +53,8 @@ pub struct Reduced {
 }
 
 impl DensePart {
-    /// Takes over the parameters of `store`; `shared[i]` says that two or more losses reach parameter i. `kept` names the
-    /// vectors that the balancing method keeps.
+    /// Takes over the parameters of `store` that are not frozen; `shared[i]` says that two or more losses reach parameter
+    /// i. `kept` names the vectors that the balancing method keeps.
     pub fn new(
         store: &ParamStore,
         shared: &[bool],
@@ -62,12 +64,15 @@ impl DensePart {
         wire: WireFormat,
         comm: &dyn Communicator,
     ) -> Result<Self> {
-        let lens: Vec<usize> = store.vars().iter().map(|v| v.elem_count()).collect();
-        let layout = Layout::new(&lens, shared, comm.size());
+        let trained: Vec<usize> = (0..store.vars().len()).filter(|&index| !store.is_frozen(index)).collect();
+        let lens: Vec<usize> = trained.iter().map(|&index| store.range(index).len()).collect();
+        let shared: Vec<bool> = trained.iter().map(|&index| shared[index]).collect();
+        let layout = Layout::new(&lens, &shared, comm.size());
         let own = optimizer.slot_names().iter().map(ToString::to_string);
         let moment_names: Vec<String> = own.chain(kept.iter().map(|name| format!("balance.{name}"))).collect();
         let moments = vec![vec![0.0; layout.slice()]; moment_names.len()];
         let mut part = Self {
+            trained,
             layout,
             optimizer,
             clip_norm,
@@ -119,11 +124,11 @@ impl DensePart {
         (row, rows): (usize, usize),
         weights: (f64, f64),
     ) -> Result<()> {
-        let Self { layout, buffers, .. } = self;
-        for index in 0..layout.parameters() {
-            let weight = if layout.is_shared(index) { weights.0 } else { weights.1 };
+        let Self { trained, layout, buffers, .. } = self;
+        for (at, &index) in trained.iter().enumerate() {
+            let weight = if layout.is_shared(at) { weights.0 } else { weights.1 };
             store.with_gradient(grads, index, |gradient| {
-                layout.accumulate(index, (row, rows), weight as f32, gradient, &mut buffers.send);
+                layout.accumulate(at, (row, rows), weight as f32, gradient, &mut buffers.send);
             })?;
         }
         Ok(())
@@ -218,31 +223,33 @@ impl DensePart {
         let Buffers { gathered, parameter, .. } = &mut self.buffers;
         gathered.resize(self.layout.gathered_len(), 0.0);
         collectives::all_gather_into(comm, &self.params, gathered)?;
-        for index in 0..self.layout.parameters() {
-            parameter.resize(store.vars()[index].elem_count(), 0.0);
-            self.layout.gather(index, gathered, parameter);
+        for (at, &index) in self.trained.iter().enumerate() {
+            parameter.resize(self.layout.len_of(at), 0.0);
+            self.layout.gather(at, gathered, parameter);
             store.load(index, parameter)?;
         }
         Ok(())
     }
 
-    /// Every moment of every parameter, gathered from all ranks, in the order of [`DensePart::moment_names`]: `[moment][parameter]`.
+    /// Every moment of every parameter, gathered from all ranks, in the order of [`DensePart::moment_names`]:
+    /// `[moment][parameter]`, empty for a frozen parameter.
     pub fn gather_moments(&self, comm: &dyn Communicator, store: &ParamStore) -> Result<Vec<Vec<Vec<f32>>>> {
         let mut gathered = vec![0.0; self.layout.gathered_len()];
         let mut all = Vec::with_capacity(self.moments.len());
         for moment in &self.moments {
             collectives::all_gather_into(comm, moment, &mut gathered)?;
-            let of = |index: usize| {
-                let mut values = vec![0.0; store.vars()[index].elem_count()];
-                self.layout.gather(index, &gathered, &mut values);
-                values
-            };
-            all.push((0..self.layout.parameters()).map(of).collect());
+            let mut of_parameters = vec![Vec::new(); store.vars().len()];
+            for (at, &index) in self.trained.iter().enumerate() {
+                of_parameters[index].resize(self.layout.len_of(at), 0.0);
+                self.layout.gather(at, &gathered, &mut of_parameters[index]);
+            }
+            all.push(of_parameters);
         }
         Ok(all)
     }
 
-    /// Restores what [`DensePart::gather_moments`] gave, and takes the parameters from `store` again.
+    /// Restores what [`DensePart::gather_moments`] gave, and takes the parameters from `store` again. A moment that is
+    /// empty or missing begins with zeros.
     pub fn restore(
         &mut self,
         store: &ParamStore,
@@ -253,15 +260,16 @@ impl DensePart {
         let rank = comm.rank();
         self.updates = updates;
         self.params = self.slice_of(rank, |index, values| store.read(index, values))?;
-        self.moments = moments
-            .iter()
-            .map(|moment| {
-                self.slice_of(rank, |index, values| {
-                    values.copy_from_slice(&moment[index]);
-                    Ok(())
-                })
+        let of_moment = |moment: usize| {
+            self.slice_of(rank, |index, values| {
+                match moments.get(moment).map_or(&[][..], |moment| &moment[index]) {
+                    [] => values.fill(0.0),
+                    saved => values.copy_from_slice(saved),
+                }
+                Ok(())
             })
-            .collect::<Result<_>>()?;
+        };
+        self.moments = (0..self.moment_names.len()).map(of_moment).collect::<Result<_>>()?;
         Ok(())
     }
 
@@ -269,10 +277,10 @@ impl DensePart {
     fn slice_of(&self, rank: usize, read: impl Fn(usize, &mut [f32]) -> Result<()>) -> Result<Vec<f32>> {
         let mut all = vec![0.0; self.layout.gathered_len()];
         let mut parameter = Vec::new();
-        for index in 0..self.layout.parameters() {
-            parameter.resize(self.layout.len_of(index), 0.0);
+        for (at, &index) in self.trained.iter().enumerate() {
+            parameter.resize(self.layout.len_of(at), 0.0);
             read(index, &mut parameter)?;
-            self.layout.spread(index, &parameter, &mut all);
+            self.layout.spread(at, &parameter, &mut all);
         }
         let slice = self.layout.slice();
         Ok(all[rank * slice..(rank + 1) * slice].to_vec())

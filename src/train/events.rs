@@ -5,6 +5,7 @@ use crate::balance::{conflict, gram};
 use crate::error::Result;
 use crate::metric::TaskReport;
 use crate::observe::{Event, Events};
+use crate::train::init::Report;
 use crate::train::step::StepReport;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -89,12 +90,17 @@ pub struct Start {
     pub global_batch: usize,
     /// Dense parameters (floats).
     pub dense_parameters: usize,
-    /// How many of them two or more losses reach.
+    /// How many of them are not frozen.
+    pub trained_parameters: usize,
+    /// How many of those two or more losses reach.
     pub shared_parameters: usize,
     /// Base learning rate of the dense optimizer.
     pub lr: f64,
     /// What computes the matrix products.
     pub products: &'static str,
+    /// What the run began with, if that was another run's checkpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<Report>,
 }
 
 /// One step.

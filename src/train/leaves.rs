@@ -9,7 +9,8 @@ use crate::nn::weighted_sum;
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 
-/// The input of one forward pass. The embedding leaves are variables, so that their gradient is kept.
+/// The input of one forward pass. The embedding leaves are variables, so that their gradient is kept, unless all their
+/// tables are frozen.
 pub struct Leaves {
     /// What the model sees.
     pub input: Input,
@@ -43,13 +44,13 @@ impl Leaves {
             .map(|(sequence, s)| {
                 let shape = (rows, s.max_len, s.dim);
                 Ok(Sequence {
-                    values: leaf(std::mem::take(&mut sequence.values), shape)?,
+                    values: leaf(std::mem::take(&mut sequence.values), shape, sequence.trained)?,
                     mask: Tensor::from_vec(std::mem::take(&mut sequence.mask), (rows, s.max_len), &Device::Cpu)?,
                 })
             })
             .collect::<Result<_>>()?;
         let input = Input {
-            pooled: leaf(std::mem::take(&mut lookup.pooled), (rows, width))?,
+            pooled: leaf(std::mem::take(&mut lookup.pooled), (rows, width), lookup.trains_pooled)?,
             sequences,
             dense: Tensor::from_slice(&batch.dense, (rows, spec.dense_width), &Device::Cpu)?,
         };
@@ -64,8 +65,13 @@ impl Leaves {
     }
 }
 
-fn leaf(values: Vec<f32>, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
-    Ok(Var::from_vec(values, shape.into(), &Device::Cpu)?.into_inner())
+/// `values` as a tensor whose gradient is kept if it is `trained`.
+pub(super) fn leaf(values: Vec<f32>, shape: impl Into<candle_core::Shape>, trained: bool) -> Result<Tensor> {
+    let shape = shape.into();
+    Ok(match trained {
+        true => Var::from_vec(values, shape, &Device::Cpu)?.into_inner(),
+        false => Tensor::from_vec(values, shape, &Device::Cpu)?,
+    })
 }
 
 fn gradient(passes: &[(f64, &GradStore)], leaf: &Tensor) -> Result<Vec<f32>> {
@@ -85,7 +91,7 @@ mod tests {
 
     #[test]
     fn passes_are_weighted_wherever_they_reach_a_leaf() {
-        let values = |values: &[f32]| leaf(values.to_vec(), Shape::from((1, values.len()))).unwrap();
+        let values = |values: &[f32]| leaf(values.to_vec(), Shape::from((1, values.len())), true).unwrap();
         let (pooled, apart) = (values(&[1.0, 2.0]), values(&[3.0]));
         let mask = Tensor::ones((1, 1), candle_core::DType::F32, &Device::Cpu).unwrap();
         let sequences = vec![Sequence { values: apart.clone(), mask }];

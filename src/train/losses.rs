@@ -24,12 +24,14 @@ pub struct TaskSpec {
     pub outputs: usize,
     /// Static weight; a task of weight 0 is evaluated and predicted, but not trained.
     pub weight: f64,
+    /// Whether its loss reaches anything that is not frozen.
+    pub reaches: bool,
 }
 
 impl TaskSpec {
-    /// Whether the task has a loss at all.
+    /// Whether the task has a loss, and that something to change.
     pub fn trained(&self) -> bool {
-        self.weight > 0.0
+        self.weight > 0.0 && self.reaches
     }
 }
 

@@ -58,7 +58,12 @@ pub fn save(comm: &dyn Communicator, dir: &CheckpointDir, trainable: &Trainable,
             .names()
             .iter()
             .zip(store.vars())
-            .map(|(name, var)| ParameterEntry { name: name.clone(), shape: var.dims().to_vec() })
+            .enumerate()
+            .map(|(index, (name, var))| ParameterEntry {
+                name: name.clone(),
+                shape: var.dims().to_vec(),
+                frozen: store.is_frozen(index),
+            })
             .collect(),
         optimizer: (trainable.dense.updates(), dense.names.clone()),
         tables: table_entries(trainable),
@@ -74,6 +79,7 @@ fn table_entries(trainable: &Trainable) -> Vec<TableEntry> {
         dim: embeddings.dim(table),
         state: embeddings.slots(table).iter().map(|slot| (slot.name.to_string(), slot.width)).collect(),
         rows: 0,
+        frozen: embeddings.is_frozen(table),
     };
     embeddings.table_names().enumerate().map(entry).collect()
 }
@@ -125,11 +131,12 @@ pub fn statistics(manifest: &Manifest) -> Result<Statistics> {
 }
 
 /// Keys that a resumed run must not change, since the saved state only makes sense with them.
-const FIXED: [&str; 12] = [
+const FIXED: [&str; 13] = [
     "seed",
     "features",
     "tasks",
     "model",
+    "freeze",
     "balance.kind",
     "optimizer.dense.kind",
     "optimizer.sparse.kind",

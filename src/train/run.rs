@@ -6,6 +6,7 @@ mod prepare;
 use super::dataset::Dataset;
 use super::events::{End, Evaluation, Notice, Observer, Saved, Start, Step};
 use super::goal::Goal;
+use super::init::Report;
 use super::persist;
 use super::step::{Clock, StepInput, StepReport, Trainable};
 use super::trained::Trained;
@@ -70,6 +71,8 @@ pub struct Run {
     cursor: Cursor,
     progress: Progress,
     saved: Option<u64>,
+    /// What `init_from` brought, unless the run was resumed.
+    begun_with: Option<Report>,
     /// Whether each task has had a labelled row in this epoch, or since the run was resumed.
     labelled: Vec<bool>,
     /// How the tasks' gradients agreed since this process began.
@@ -94,7 +97,9 @@ impl Run {
             rows: self.layout.rows,
             global_batch: self.job.train.global_batch,
             dense_parameters: self.trainable.store.len(),
+            trained_parameters: self.trainable.store.trained_len(),
             shared_parameters: self.trainable.dense.shared_len(),
+            init_from: self.begun_with.clone(),
             lr: self.trainable.dense.lr(),
             products: match self.job.kernels {
                 Kernels::Fused => self.job.precision.unit(),
@@ -298,8 +303,9 @@ impl Run {
 
     /// A task without labels costs time and learns nothing, and no metric of it says so.
     fn warn_of_unlabelled(&mut self) {
-        for (task, labelled) in self.job.tasks.iter().zip(&mut self.labelled) {
-            if self.comm.rank() == 0 && !*labelled && task.weight > 0.0 {
+        let tasks = self.job.tasks.iter().zip(&self.trainable.tasks);
+        for ((task, spec), labelled) in tasks.zip(&mut self.labelled) {
+            if self.comm.rank() == 0 && spec.trained() && !*labelled {
                 let name = &task.name;
                 match (&task.label, &task.pair) {
                     (Some(label), _) => tracing::warn!(

@@ -1,6 +1,8 @@
 //! From the checked job to the parts that a step needs, on one rank.
 
 use super::dense::DensePart;
+use super::freeze::Frozen;
+use super::leaves::leaf;
 use super::losses::TaskSpec;
 use super::step::Trainable;
 use crate::balance::{self, Balance, Scope};
@@ -18,15 +20,23 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 /// Builds everything that is trained, without a word to other ranks. Fills the resolved options of the components
-/// into `job`.
-pub fn build(comm: &Comm, job: &mut Job, schema: &Schema) -> Result<Trainable> {
-    let tasks = task_specs(job);
-    let tables = table_specs(job, schema)?;
+/// into `job`. What is `frozen` has no part in any update.
+pub fn build(comm: &Comm, job: &mut Job, schema: &Schema, frozen: Frozen) -> Result<Trainable> {
+    let mut tasks = task_specs(job);
+    let tables = table_specs(job, schema, &frozen)?;
     let bags = bag_specs(job, schema, &tables);
     let spec = input_spec(job, schema, &bags, &tables, &tasks)?;
-    let mut store = ParamStore::new(job.seed);
+    let rule = frozen.clone();
+    let mut store = ParamStore::new(job.seed).freezing(move |name, shape| rule.parameter(name, shape));
     let model = model::build(&mut job.model, &spec, &mut store)?;
-    let reach = reach(model.as_ref(), &spec, &store, &tasks)?;
+    let embeddings = Embeddings::new(tables, bags, job.checkpoint.buckets, job.seed, comm.rank(), comm.size())?;
+    let mut embeddings = embeddings.with_wire(job.wire);
+    if let Some(limit) = job.memory_limit {
+        embeddings = embeddings.with_memory_limit(limit.0);
+    }
+    frozen.check(store.names(), &embeddings.table_names().collect::<Vec<_>>())?;
+    let input = made_up_input(&spec, &embeddings)?;
+    let reach = reach(model.as_ref(), &input, &store, &mut tasks)?;
     let optimizer = optim::build(&mut job.optimizer.dense)?;
     let mut balance = balance::build(&mut job.balance, tasks.len())?;
     check_kernels(&balance, job.kernels)?;
@@ -34,11 +44,6 @@ pub fn build(comm: &Comm, job: &mut Job, schema: &Schema) -> Result<Trainable> {
     let kept = balance.method.on_slices().map(|method| method.slots()).unwrap_or_default();
     let clip_norm = job.optimizer.clip_norm;
     let dense = DensePart::new(&store, &reach.shared, optimizer, &kept, clip_norm, job.wire, comm.as_ref())?;
-    let embeddings = Embeddings::new(tables, bags, job.checkpoint.buckets, job.seed, comm.rank(), comm.size())?;
-    let mut embeddings = embeddings.with_wire(job.wire);
-    if let Some(limit) = job.memory_limit {
-        embeddings = embeddings.with_memory_limit(limit.0);
-    }
     let Job { seed, kernels, precision, .. } = *job;
     Ok(Trainable { embeddings, store, model, spec, tasks, dense, balance, seed, kernels, precision })
 }
@@ -80,13 +85,13 @@ fn task_specs(job: &Job) -> Vec<TaskSpec> {
             TaskKind::Multiclass => (Loss::CrossEntropy, task.classes.unwrap_or(2)),
             TaskKind::Bpr => (Loss::Bpr, task.negatives.unwrap_or_default().count),
         };
-        TaskSpec { name: task.name.clone(), loss, outputs, weight: task.weight }
+        TaskSpec { name: task.name.clone(), loss, outputs, weight: task.weight, reaches: true }
     };
     job.tasks.iter().map(spec).collect()
 }
 
 /// The tables, in the order of their first feature. The resolved options are written back into the job.
-fn table_specs(job: &mut Job, schema: &Schema) -> Result<Vec<TableSpec>> {
+fn table_specs(job: &mut Job, schema: &Schema, frozen: &Frozen) -> Result<Vec<TableSpec>> {
     let mut specs: Vec<TableSpec> = Vec::new();
     for id in &schema.id_features {
         if specs.iter().any(|spec| spec.name == id.table) {
@@ -95,7 +100,9 @@ fn table_specs(job: &mut Job, schema: &Schema) -> Result<Vec<TableSpec>> {
         let mut table = job.tables.get(&id.table).cloned().unwrap_or_default();
         table.dim = table.dim.or(job.features[id.feature].dim);
         let sparse = &mut job.optimizer.sparse;
-        specs.push(TableSpec::from_job(&id.table, &mut table, sparse, job.checkpoint.buckets)?);
+        let spec = TableSpec::from_job(&id.table, &mut table, sparse, job.checkpoint.buckets)?;
+        let freeze = frozen.table(&spec.name, spec.dim);
+        specs.push(spec.freeze(freeze));
         if let Some(listed) = job.tables.get_mut(&id.table) {
             *listed = table;
         }
@@ -197,11 +204,15 @@ struct Reach {
     representation: bool,
 }
 
-/// Found by one backward pass per trained task on a made-up batch.
-fn reach(model: &dyn Model, spec: &InputSpec, store: &ParamStore, tasks: &[TaskSpec]) -> Result<Reach> {
+/// Found by one backward pass per trained task on a made-up batch. Says to each task whether its loss reaches anything
+/// that is not frozen.
+fn reach(model: &dyn Model, input: &Input, store: &ParamStore, tasks: &mut [TaskSpec]) -> Result<Reach> {
     let context = made_up_context()?;
-    let output = model.forward(&made_up_input(spec)?, &context)?;
+    let output = model.forward(input, &context)?;
     let mut reached = vec![0usize; store.vars().len()];
+    for (number, task) in tasks.iter_mut().enumerate() {
+        task.reaches = output.of_task(number).into_iter().any(|tensor| context.graph.tracks(tensor));
+    }
     let trained: Vec<usize> = (0..tasks.len()).filter(|&task| tasks[task].trained()).collect();
     for &task in &trained {
         let starts = output.of_task(task).into_iter().map(|tensor| Ok((tensor, tensor.ones_like()?)));
@@ -210,27 +221,33 @@ fn reach(model: &dyn Model, spec: &InputSpec, store: &ParamStore, tasks: &[TaskS
             *count += usize::from(grads.get(var.as_tensor()).is_some());
         }
     }
+    if trained.is_empty() {
+        return Err(Error::job("nothing is left to train: everything that the tasks reach is frozen")
+            .at("key", "freeze")
+            .fix("make exceptions, as in `freeze: {dense: ['*', '!towers.*']}`, or add a task"));
+    }
     // With one task nothing is contested: its parameters are balanced trivially as shared ones.
     let enough = if trained.len() == 1 { 1 } else { 2 };
     let shared = reached.into_iter().map(|count| count >= enough).collect();
     Ok(Reach { shared, representation: !output.representation.is_empty() })
 }
 
-fn made_up_input(spec: &InputSpec) -> Result<Input> {
+fn made_up_input(spec: &InputSpec, embeddings: &Embeddings) -> Result<Input> {
     let device = &Device::Cpu;
     let width: usize = spec.fields.iter().map(|f| f.width).sum();
     let sequences = spec
         .sequences
         .iter()
-        .map(|s| {
+        .zip(embeddings.trains_sequences())
+        .map(|(s, trained)| {
             Ok(Sequence {
-                values: Tensor::ones((2, s.max_len, s.dim), candle_core::DType::F32, device)?,
+                values: leaf(vec![1.0; 2 * s.max_len * s.dim], (2, s.max_len, s.dim), trained)?,
                 mask: Tensor::ones((2, s.max_len), candle_core::DType::F32, device)?,
             })
         })
         .collect::<Result<_>>()?;
     Ok(Input {
-        pooled: Tensor::ones((2, width), candle_core::DType::F32, device)?,
+        pooled: leaf(vec![1.0; 2 * width], (2, width), embeddings.trains_pooled())?,
         sequences,
         dense: Tensor::ones((2, spec.dense_width), candle_core::DType::F32, device)?,
     })

@@ -1,5 +1,6 @@
 //! A model read back from a checkpoint, to be evaluated or to predict.
 
+use super::freeze::Frozen;
 use super::persist;
 use super::setup;
 use super::step::Trainable;
@@ -41,7 +42,8 @@ impl Trained {
         let (path, manifest, mut job) = collectives::agree(comm.as_ref(), found)?;
         // It was set for the machines and the number of ranks that trained.
         job.memory_limit = None;
-        let built = Schema::new(&job, Purpose::Predict).and_then(|schema| setup::build(comm, &mut job, &schema));
+        let built = Schema::new(&job, Purpose::Predict)
+            .and_then(|schema| setup::build(comm, &mut job, &schema, Frozen::of_checkpoint(&manifest)));
         let mut trainable = collectives::agree(comm.as_ref(), built)?;
         let restored = persist::restore(comm.as_ref(), &path, &manifest, &mut trainable);
         collectives::agree(comm.as_ref(), restored)?;
@@ -51,7 +53,7 @@ impl Trained {
 }
 
 /// A job that cannot be read or is not sound was not written by this version of tandem.
-fn saved_job(manifest: &Manifest) -> Result<Job> {
+pub(super) fn saved_job(manifest: &Manifest) -> Result<Job> {
     let unusable = |what: String| {
         Error::checkpoint(format!("the checkpoint's job cannot be used: {what}"))
             .fix(format!("use the version of tandem that wrote it: {}", manifest.tandem))

@@ -10,6 +10,7 @@ use tandem::config::{self, Checked};
 use tandem::data::store::Local;
 use tandem::metric::TaskReport;
 use tandem::train::events::{Notice, Observer, Step};
+use tandem::train::init::Report;
 use tandem::train::run::{Ending, Run};
 use tempfile::TempDir;
 
@@ -104,6 +105,8 @@ pub struct Seen {
     pub notices: Vec<Notice>,
     /// Metrics on `data.test`.
     pub test: Option<Vec<TaskReport>>,
+    /// What `init_from` brought.
+    pub begun_with: Option<Report>,
 }
 
 impl Seen {
@@ -152,8 +155,9 @@ fn train_rank(comm: Comm, job: &Checked, run_dir: &Path, how: How) -> tandem::Re
         comm.rank() == 0 && how.stop_after == Some(asked.get())
     })?;
     let test = if ending == Ending::Signal { None } else { run.test(&mut notices)? };
-    let step = run.start_notice(1).step;
-    Ok(Seen { ending, step, calls: comm.traffic().calls, notices: notices.0, test })
+    let start = run.start_notice(1);
+    let (step, begun_with) = (start.step, start.init_from);
+    Ok(Seen { ending, step, calls: comm.traffic().calls, notices: notices.0, test, begun_with })
 }
 
 #[derive(Default)]

@@ -8,8 +8,13 @@ const ROWS: usize = 8;
 
 /// Two binary tasks, the second of weight 0.5, and a third that is not trained.
 fn tasks() -> Vec<TaskSpec> {
-    let task =
-        |name: &str, weight| TaskSpec { name: name.to_string(), loss: Loss::BinaryCrossEntropy, outputs: 1, weight };
+    let task = |name: &str, weight| TaskSpec {
+        name: name.to_string(),
+        loss: Loss::BinaryCrossEntropy,
+        outputs: 1,
+        weight,
+        reaches: true,
+    };
     vec![task("click", 1.0), task("buy", 0.5), task("rate", 0.0)]
 }
 

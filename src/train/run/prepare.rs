@@ -13,7 +13,9 @@ use crate::error::{Error, Result};
 use crate::observe::Stages;
 use crate::optim::{self, Schedule};
 use crate::train::dataset::Dataset;
+use crate::train::freeze::Frozen;
 use crate::train::goal::Goal;
+use crate::train::init::Init;
 use crate::train::step::Trainable;
 use crate::train::{persist, setup};
 use std::path::{Path, PathBuf};
@@ -21,7 +23,7 @@ use std::sync::Arc;
 
 impl Run {
     /// Reads the footers and the statistics, builds the model and, with `resume`, restores the newest
-    /// whole checkpoint of `run_dir`. Collective.
+    /// whole checkpoint of `run_dir`; without one, begins with that of `init_from`. Collective.
     pub fn prepare(comm: Comm, job: Checked, store: Arc<dyn Store>, run_dir: &Path, resume: bool) -> Result<Self> {
         let mut job = job.into_job();
         let stages = Stages::start();
@@ -31,6 +33,8 @@ impl Run {
         let newest = collectives::agree(comm.as_ref(), starting_point(&dir, resume))?;
         let manifest =
             newest.as_deref().map(|path| collectives::agree(comm.as_ref(), Manifest::read(path))).transpose()?;
+        let init = job.init_from.as_ref().filter(|_| manifest.is_none());
+        let init = init.map(|from| Init::read(&comm, from)).transpose()?;
 
         let open = |paths, purpose| Dataset::open(&comm, &store, &job, paths, purpose);
         let mut train =
@@ -38,12 +42,22 @@ impl Run {
         let mut valid = open(job.data.valid.as_ref(), Purpose::Evaluate)?;
         let mut test = open(job.data.test.as_ref(), Purpose::Evaluate)?;
         // What the job alone decides comes before the first pass over the data.
-        let parts = collectives::agree(comm.as_ref(), Parts::build(&comm, &mut job, &train))?;
-        let Parts { layout, schedule, trainable, best, stop } = parts;
-        let statistics = Arc::new(match &manifest {
-            Some(manifest) => collectives::agree(comm.as_ref(), persist::statistics(manifest))?,
-            None => train.statistics(&comm)?,
-        });
+        let frozen = match &manifest {
+            Some(manifest) => Ok(Frozen::of_checkpoint(manifest)),
+            None => Frozen::of_job(&job, init.as_ref().map(Init::manifest)),
+        };
+        let parts = frozen.and_then(|frozen| Parts::build(&comm, &mut job, &train, frozen));
+        let parts = collectives::agree(comm.as_ref(), parts)?;
+        let Parts { layout, schedule, mut trainable, best, stop } = parts;
+        let (statistics, begun_with) = match (&manifest, &init) {
+            (Some(manifest), _) => (collectives::agree(comm.as_ref(), persist::statistics(manifest))?, None),
+            (None, Some(init)) => {
+                let (statistics, matches) = init.statistics(&comm, &job, &train)?;
+                (statistics, Some(init.load(&comm, &mut trainable, matches)?))
+            }
+            (None, None) => (train.statistics(&comm)?, None),
+        };
+        let statistics = Arc::new(statistics);
         let relations = train.collect_relations(&comm, &statistics)?;
         for split in [Some(&mut train), valid.as_mut(), test.as_mut()].into_iter().flatten() {
             split.relations = relations.clone();
@@ -53,6 +67,7 @@ impl Run {
             best,
             stop,
             saved: None,
+            begun_with,
             labelled: vec![false; job.tasks.len()],
             conflict: Conflict::default(),
             total_steps: total_steps(&job, layout.steps()),
@@ -101,13 +116,13 @@ struct Parts {
 }
 
 impl Parts {
-    fn build(comm: &Comm, job: &mut Job, train: &Dataset) -> Result<Self> {
+    fn build(comm: &Comm, job: &mut Job, train: &Dataset, frozen: Frozen) -> Result<Self> {
         let layout = Layout::train(train.plan.rows, job.train.global_batch, job.data.lanes)?;
         layout.hosted(comm.rank(), comm.size())?;
         job.data.lanes = Some(layout.lanes);
         let (best, stop) = (Goal::best(job)?, Goal::stop(job)?);
         let schedule = optim::schedule::build(&mut job.optimizer.schedule, layout.steps())?;
-        Ok(Self { layout, schedule, trainable: setup::build(comm, job, &train.schema)?, best, stop })
+        Ok(Self { layout, schedule, trainable: setup::build(comm, job, &train.schema, frozen)?, best, stop })
     }
 }
 
