@@ -44,6 +44,7 @@ fn context(rows: usize, graph: &Graph, precision: Precision) -> Context {
         train: true,
         seed: 1,
         step: 1,
+        progress: 0.0,
         slots: (0..rows as u32).collect(),
         present: Tensor::ones((rows, 1), DType::F32, &Device::Cpu).expect("ones"),
         all_sum: SendWrapper::new(Rc::new(())),
@@ -102,7 +103,12 @@ fn mmoe_step() -> anyhow::Result<()> {
     let mut store = ParamStore::new(1);
     let model = build(&mut Component::named("mmoe"), &spec, &mut store)?;
     let pooled = Var::from_tensor(&random((ROWS, INPUT)))?;
-    let input = Input { pooled: pooled.as_tensor().clone(), sequences: Vec::new(), dense: random((ROWS, 0)) };
+    let input = Input {
+        pooled: pooled.as_tensor().clone(),
+        sequences: Vec::new(),
+        dense: random((ROWS, 0)),
+        classes: [].into(),
+    };
     let seeds: Vec<Tensor> = (0..TASKS).map(|_| random((ROWS, 1))).collect();
 
     let plain = plain_mmoe(&pooled, &seeds)?;

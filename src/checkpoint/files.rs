@@ -42,6 +42,8 @@ pub enum Data<'a> {
     U32(&'a [u32]),
     /// Ids.
     U64(&'a [u64]),
+    /// Classes.
+    U8(&'a [u8]),
 }
 
 impl Data<'_> {
@@ -50,6 +52,7 @@ impl Data<'_> {
             Self::F32(v) => bytemuck::cast_slice(v),
             Self::U32(v) => bytemuck::cast_slice(v),
             Self::U64(v) => bytemuck::cast_slice(v),
+            Self::U8(v) => v,
         }
     }
 
@@ -58,6 +61,7 @@ impl Data<'_> {
             Self::F32(_) => Dtype::F32,
             Self::U32(_) => Dtype::U32,
             Self::U64(_) => Dtype::U64,
+            Self::U8(_) => Dtype::U8,
         }
     }
 }

@@ -4,7 +4,7 @@
 use super::files::{FileEntry, TensorFile};
 use super::manifest::{Manifest, TableEntry};
 use super::matches::Matches;
-use super::save::{DENSE_FILE, DenseState};
+use super::save::{ASSIGNED, DENSE_FILE, DenseState, ROW_CLASSES};
 use crate::embedding::{Embeddings, TableRows};
 use crate::error::{Error, Result};
 use crate::nn::ParamStore;
@@ -64,6 +64,14 @@ pub fn load_known_dense(
         }
     }
     Ok((DenseState { names, moments }, loaded))
+}
+
+/// The classes of the training rows, and the epoch that began with their last assignment.
+pub fn load_row_classes(dir: &Path, manifest: &Manifest) -> Result<(Vec<u8>, u64)> {
+    let file = TensorFile::read(dir, entry(dir, manifest, DENSE_FILE)?)?;
+    let tensors = file.tensors()?;
+    let assigned = tensors.get::<u64>(ASSIGNED)?.first().copied().unwrap_or(0);
+    Ok((tensors.get(ROW_CLASSES)?, assigned))
 }
 
 /// Loads the rows of this rank's buckets into `embeddings`. The totals of every file are checked against the

@@ -3,7 +3,7 @@
 //! ```text
 //! checkpoints/step-00000200/
 //!   manifest.json                        what is here: totals, checksums, job, cursor; written last
-//!   dense.safetensors                    parameters.<name>, optimizer.<moment>.<name>, buffers.<name>
+//!   dense.safetensors                    parameters.<name>, optimizer.<moment>.<name>, buffers.<name>, rows.class
 //!   buckets-00000-00015.safetensors      <table>.ids, .values, .state, .counts, … of these buckets,
 //!   buckets-00016-00031.safetensors      sorted by (bucket, id)
 //!   …
@@ -24,7 +24,7 @@ mod tests;
 
 pub use files::FileEntry;
 pub use folder::{CheckpointDir, resolve};
-pub use load::{load_dense, load_known_dense, load_known_tables, load_tables};
+pub use load::{load_dense, load_known_dense, load_known_tables, load_row_classes, load_tables};
 pub use manifest::{FORMAT, Manifest, ParameterEntry, Progress, TableEntry};
 pub use matches::Matches;
 pub use save::{DenseState, Snapshot, save};

@@ -32,6 +32,8 @@ pub struct Snapshot<'a> {
     pub dense: &'a DenseState,
     /// This rank's buckets of all tables.
     pub embeddings: &'a Embeddings,
+    /// A class of every training row, if the model has such, and the epoch that began with their last assignment.
+    pub row_classes: Option<(&'a [u8], u64)>,
 }
 
 /// Writes `snapshot` as the checkpoint of its step. Collective. On an error nothing that was saved before is
@@ -111,8 +113,18 @@ fn write_dense(partial: &Path, snapshot: &Snapshot) -> Result<FileEntry> {
     for (name, values) in store.buffer_names().iter().zip(&buffers) {
         tensors.push(Named { name: format!("buffers.{name}"), shape: vec![values.len()], data: Data::F32(values) });
     }
+    let assigned = snapshot.row_classes.map(|(_, epoch)| [epoch]);
+    if let (Some((classes, _)), Some(assigned)) = (snapshot.row_classes, &assigned) {
+        let classes = Named { name: ROW_CLASSES.to_string(), shape: vec![classes.len()], data: Data::U8(classes) };
+        tensors.push(classes);
+        tensors.push(Named { name: ASSIGNED.to_string(), shape: vec![1], data: Data::U64(assigned) });
+    }
     write_tensors(partial, DENSE_FILE, &tensors)
 }
+
+/// Names of the tensors with the rows' classes and their epoch.
+pub(super) const ROW_CLASSES: &str = "rows.class";
+pub(super) const ASSIGNED: &str = "rows.assigned";
 
 /// Name of the file with the dense part.
 pub const DENSE_FILE: &str = "dense.safetensors";

@@ -2,6 +2,7 @@
 
 mod eval;
 mod feature;
+mod label;
 mod paths;
 mod relation;
 mod start;
@@ -9,6 +10,7 @@ mod table;
 
 pub use eval::{Best, Eval, Stop};
 pub use feature::{Feature, FeatureKind, Pooling, Transform};
+pub use label::LabelValue;
 pub use paths::Paths;
 pub use relation::{Negatives, Ranking};
 pub use start::{Freeze, InitFrom, InitOptimizer};
@@ -130,6 +132,9 @@ pub struct Task {
     /// Full ranking of all right-hand ids in evaluation; on for `bpr`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ranking: Option<Ranking>,
+    /// `binary`: the values of the label column that are 1; every other value is 0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub positive: Vec<LabelValue>,
     /// `multiclass`: number of classes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<usize>,

@@ -7,8 +7,9 @@ pub use resolved::{
 };
 
 use super::accepts::{Accepts, short_type};
+use super::columns::string_id;
 use crate::config::Job;
-use crate::config::job::{Feature, FeatureKind, Task, TaskKind, Transform};
+use crate::config::job::{Feature, FeatureKind, LabelValue, Task, TaskKind, Transform};
 use crate::error::{Error, Result};
 use std::collections::HashSet;
 
@@ -233,13 +234,15 @@ impl Schema {
             kind: task.kind,
             classes,
             label: None,
+            positive: task.positive.iter().map(label_id).collect(),
             mask: None,
             group: None,
             pair: task.pair.as_ref().map(|pair| self.pair(task, pair, key("pair"))).transpose()?,
             ranked_at: task.ranked_at().to_vec(),
         };
         if purpose != Purpose::Predict {
-            columns.label = task.label.as_ref().map(|name| self.column(name, Accepts::Label, key("label")));
+            let accepts = if task.positive.is_empty() { Accepts::Label } else { Accepts::Id };
+            columns.label = task.label.as_ref().map(|name| self.column(name, accepts, key("label")));
             columns.mask = task.where_column.as_ref().map(|name| self.column(name, Accepts::Number, key("where")));
         }
         if let (Some(name), Purpose::Evaluate) = (&task.gauc, purpose) {
@@ -269,6 +272,14 @@ impl Schema {
             self.groups.push(column);
             self.groups.len() - 1
         })
+    }
+}
+
+/// The id of a value, as in a column of ids.
+fn label_id(value: &LabelValue) -> u64 {
+    match value {
+        LabelValue::Text(text) => string_id(text),
+        LabelValue::Number(number) => *number as u64,
     }
 }
 

@@ -7,6 +7,7 @@ pub mod cgc;
 mod input;
 pub mod mf;
 pub mod mmoe;
+pub mod mpt;
 pub mod omoe;
 mod parts;
 pub mod ple;
@@ -23,6 +24,7 @@ pub use term::{Term, TermKind};
 use crate::error::Result;
 use crate::nn::Context;
 use candle_core::Tensor;
+use std::sync::Arc;
 
 /// Where one feature's vector stands in [`Input::pooled`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +88,8 @@ pub struct Input {
     pub sequences: Vec<Sequence>,
     /// Dense features `[B, dense_width]`.
     pub dense: Tensor,
+    /// The class of each row, where a step of training asks for [`Model::row_classes`]; else empty.
+    pub classes: Arc<[u32]>,
 }
 
 /// One unpooled sequence.
@@ -95,6 +99,16 @@ pub struct Sequence {
     pub values: Tensor,
     /// `[B, L]`: 1 where there is an element, else 0.
     pub mask: Tensor,
+}
+
+/// A class of every training row, kept from step to step by the row's place in the log. It is drawn by the seed at
+/// first; then it is that of the task whose loss on the row is the smallest, among those with a label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowClasses {
+    /// The number of each class's task.
+    pub tasks: Vec<usize>,
+    /// Epochs between two assignments.
+    pub every_epochs: u64,
 }
 
 /// What an architecture returns.
@@ -132,4 +146,9 @@ impl Output {
 pub trait Model {
     /// Runs the model forward on one batch.
     fn forward(&self, input: &Input, context: &Context) -> Result<Output>;
+
+    /// The classes that the trainer is to keep of the training rows, and to give back in [`Input::classes`].
+    fn row_classes(&self) -> Option<RowClasses> {
+        None
+    }
 }

@@ -1,6 +1,6 @@
 //! The architectures by name.
 
-use super::{InputSpec, Model, cgc, mf, mmoe, omoe, ple, shared_bottom};
+use super::{InputSpec, Model, cgc, mf, mmoe, mpt, omoe, ple, shared_bottom};
 use crate::config::{Component, unknown_kind};
 use crate::error::{Error, Result};
 use crate::nn::ParamStore;
@@ -15,6 +15,7 @@ const KINDS: &[(&str, Build)] = &[
     ("cgc", cgc::build),
     ("mf", mf::build),
     ("mmoe", mmoe::build),
+    ("mpt", mpt::build),
     ("omoe", omoe::build),
     ("ple", ple::build),
     ("shared_bottom", shared_bottom::build),

@@ -44,6 +44,8 @@ fn jobs() -> Vec<Component> {
         format!("{{kind: mmoe, experts: 3, expert: [5, 4], gate: [3], {end}}}"),
         format!("{{kind: mmoe, experts: 2, expert: [4, 3], norm: layer, dropout: 0.3, {end}}}"),
         format!("{{kind: mmoe, experts: 2, expert: [4, 3], norm: batch, {end}}}"),
+        format!("{{kind: mpt, expert: [5, 4], adversary: 0, {end}}}"),
+        format!("{{kind: mpt, expert: [4], new_tasks: [grade], temperature: 2, {end}}}"),
         format!("{{kind: omoe, experts: 1, expert: [4], {end}}}"),
         format!("{{kind: cgc, shared_experts: 1, task_experts: 2, expert: [5, 4], {end}}}"),
         format!("{{kind: ple, shared_experts: 2, task_experts: 1, levels: [[4], [3, 3]], {end}}}"),
@@ -77,7 +79,12 @@ fn input(pooled: &Tensor, values: &Tensor, start: usize) -> Input {
         (start..start + rows).flat_map(|row| (0..4).map(move |l| f32::from(row + 1 < ROWS && l <= row % 4))).collect();
     let mask = Tensor::from_vec(mask, (rows, 4), &Device::Cpu).unwrap();
     let dense = random(&[ROWS, 2], 3).narrow(0, start, rows).unwrap();
-    Input { pooled: pooled.clone(), sequences: vec![Sequence { values: values.clone(), mask }], dense }
+    Input {
+        pooled: pooled.clone(),
+        sequences: vec![Sequence { values: values.clone(), mask }],
+        dense,
+        classes: Arc::from([]),
+    }
 }
 
 /// A fixed gradient of the loss by each task's logits.
@@ -226,7 +233,8 @@ fn logits_match_the_equations_in_plain_operations() {
         let mut store = ParamStore::new(5);
         let model = build(&mut component(job), &plain_spec, &mut store).unwrap();
         let x = random(&[ROWS, 5], 1);
-        let input = Input { pooled: x.clone(), sequences: Vec::new(), dense: random(&[ROWS, 0], 0) };
+        let input =
+            Input { pooled: x.clone(), sequences: Vec::new(), dense: random(&[ROWS, 0], 0), classes: Arc::from([]) };
         let logits = model.forward(&input, &context(true, ROWS)).unwrap().logits;
         let exact = equations(&Plain::of(&store), &x.to_dtype(DType::F64).unwrap());
         for ((z, exact), task) in logits.iter().zip(&exact).zip(TASKS) {
@@ -280,7 +288,11 @@ fn a_loss_reaches_its_own_parameters_and_the_shared_ones_only() {
 fn expect_reached(case: &Case, name: &str, task: &str) -> bool {
     let of_other = TASKS.iter().any(|other| other != &task && name.contains(&format!(".{other}.")));
     let feeds_shared = case.kind == "ple" && name.starts_with("levels.0.") && name.contains(".experts.");
-    !of_other || feeds_shared
+    // A new task of MPT-Rec attends over the prompts and experts of the others.
+    let path = format!("attention.{task}.");
+    let attends = case.store.names().iter().any(|name| name.starts_with(&path));
+    let attended = attends && (name.starts_with("prompts.") || name.starts_with("experts."));
+    !of_other || feeds_shared || attended
 }
 
 /// A batch's rows that all models of this file read.

@@ -33,6 +33,8 @@ pub struct Context {
     pub seed: u64,
     /// Step, for random draws.
     pub step: u64,
+    /// The part of the planned training that is done, from 0 to 1.
+    pub progress: f64,
     /// Position of each row in the global batch ([`crate::data::batch::Batch::slots`]): with seed and step it
     /// determines a dropout mask without knowing the ranks.
     pub slots: Arc<[u32]>,

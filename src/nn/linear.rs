@@ -19,7 +19,7 @@ use super::graph::{Operation, Pass};
 use super::input_gradient::Part;
 use super::program::{Describe, Program, Value, exactly};
 use super::{Builder, Context, Init, Kernels, narrow, parallel, reference};
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor};
 use std::sync::OnceLock;
 
 /// A linear layer, or G of them side by side, with activation.
@@ -52,6 +52,18 @@ impl Linear {
             1 => Self::new(builder, input, output, activation),
             _ => Self::build(builder, groups, &[groups, input, output], activation),
         }
+    }
+
+    /// A layer from `input` to `output` columns whose bias stays 0.
+    pub fn without_bias(
+        mut builder: Builder,
+        input: usize,
+        output: usize,
+        activation: Activation,
+    ) -> crate::Result<Self> {
+        let weight = builder.param("weight", &[input, output], Init::fan_in(input))?;
+        let bias = Tensor::zeros(output, DType::F32, &Device::Cpu)?;
+        Ok(Self { weight, bias, groups: 1, input, output, activation })
     }
 
     fn build(mut builder: Builder, groups: usize, shape: &[usize], activation: Activation) -> crate::Result<Self> {

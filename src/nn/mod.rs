@@ -11,6 +11,8 @@
 //! | `mix`, `softmax` | gates and mixtures of experts |
 //! | `batch_norm`, `layer_norm`, `dropout` | with masks and moments of the global batch |
 //! | `attention` | a sequence pooled by a query |
+//! | `prompt` | rows times one vector: by column, and inner products |
+//! | `reverse` | gradient reversal |
 //! | `pair` | inner products of two embeddings, and their margins |
 //! | `mlp` | hidden layers made of these |
 //! | `stack` | hidden layers as one operation in bf16 |
@@ -41,7 +43,9 @@ mod pair;
 mod parallel;
 mod params;
 mod program;
+mod prompt;
 mod reference;
+mod reverse;
 mod seed;
 mod softmax;
 #[cfg(target_arch = "x86_64")]
@@ -66,5 +70,7 @@ pub use mlp::{Mlp, NormKind, Style};
 pub use pair::{Sides, pair_margin, pair_score};
 pub use params::{Buffer, Builder, Init, ParamStore};
 pub use program::{Node, Primitive, Program, Source, Value};
+pub use prompt::{project, scale_columns};
+pub use reverse::reverse_gradient;
 pub use seed::backward_from;
 pub use softmax::softmax;

@@ -82,3 +82,13 @@ pub fn attention_pool(query: &Tensor, values: &Tensor, mask: &Tensor) -> Result<
     let weights = (softmax(&(scores * &here)?.add(&away)?)? * here)?;
     values.broadcast_mul(&weights.unsqueeze(2)?)?.sum(1)
 }
+
+/// `factor` · ⟨x_b, p⟩ of every row.
+pub fn project(x: &Tensor, vector: &Tensor, factor: f64) -> Result<Tensor> {
+    (x.broadcast_mul(vector)?.sum_keepdim(1)? * factor)?.contiguous()
+}
+
+/// x, whose gradient is multiplied by −strength: (1 + strength) · x as a constant, less strength · x.
+pub fn reverse_gradient(x: &Tensor, strength: f64) -> Result<Tensor> {
+    (x.detach() * (1.0 + strength))? - (x * strength)?
+}

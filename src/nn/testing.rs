@@ -20,6 +20,7 @@ pub(crate) fn context(train: bool, rows: usize) -> Context {
         train,
         seed: 11,
         step: 3,
+        progress: 0.25,
         slots: (0..rows as u32).collect(),
         present: Tensor::ones((rows, 1), DType::F32, &Device::Cpu).unwrap(),
         all_sum: SendWrapper::new(Rc::new(())),

@@ -44,6 +44,7 @@ pub fn context(comm: &Comm, batch: &Batch, kind: Kind, seed: u64, step: u64) -> 
         train,
         seed,
         step,
+        progress: 0.0,
         slots: Arc::from(batch.slots.as_slice()),
         present: Tensor::from_vec(present, (batch.rows, 1), &Device::Cpu)?,
         all_sum: SendWrapper::new(Rc::new(RankSum(comm.clone()))),

@@ -25,6 +25,8 @@ pub struct DensePart {
     /// keeps (which uses the shared part only).
     moments: Vec<Vec<f32>>,
     moment_names: Vec<String>,
+    /// λ of ½ λ ‖W‖² by place in the slice; empty if it is 0 everywhere.
+    l2: Vec<f32>,
     buffers: Buffers,
 }
 
@@ -81,9 +83,16 @@ impl DensePart {
             params: Vec::new(),
             moments,
             moment_names,
+            l2: Vec::new(),
             buffers: Buffers::default(),
         };
         part.params = part.slice_of(comm.rank(), |index, values| store.read(index, values))?;
+        if part.trained.iter().any(|&index| store.l2(index) != 0.0) {
+            part.l2 = part.slice_of(comm.rank(), |index, values| {
+                values.fill(store.l2(index) as f32);
+                Ok(())
+            })?;
+        }
         Ok(part)
     }
 
@@ -212,6 +221,9 @@ impl DensePart {
         if factor != 1.0 {
             direction.iter_mut().for_each(|d| *d *= factor);
         }
+        // The penalty is no task's: it is not balanced, and does not count in the norm.
+        let pulls = self.l2.iter().zip(&self.params).map(|(l2, parameter)| l2 * parameter);
+        direction.iter_mut().zip(pulls).for_each(|(d, pull)| *d += pull);
         self.updates += 1;
         let moments = &mut self.moments[..self.optimizer.slot_names().len()];
         self.optimizer.update(&mut self.params, &self.buffers.direction, moments, lr, self.updates);

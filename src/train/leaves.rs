@@ -8,6 +8,7 @@ use crate::model::{Input, InputSpec, Sequence};
 use crate::nn::weighted_sum;
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
+use std::sync::Arc;
 
 /// The input of one forward pass. The embedding leaves are variables, so that their gradient is kept, unless all their
 /// tables are frozen.
@@ -53,6 +54,7 @@ impl Leaves {
             pooled: leaf(std::mem::take(&mut lookup.pooled), (rows, width), lookup.trains_pooled)?,
             sequences,
             dense: Tensor::from_slice(&batch.dense, (rows, spec.dense_width), &Device::Cpu)?,
+            classes: Arc::from([]),
         };
         Ok(Self { input })
     }
@@ -95,7 +97,9 @@ mod tests {
         let (pooled, apart) = (values(&[1.0, 2.0]), values(&[3.0]));
         let mask = Tensor::ones((1, 1), candle_core::DType::F32, &Device::Cpu).unwrap();
         let sequences = vec![Sequence { values: apart.clone(), mask }];
-        let leaves = Leaves { input: Input { pooled: pooled.clone(), sequences, dense: pooled.clone() } };
+        let leaves = Leaves {
+            input: Input { pooled: pooled.clone(), sequences, dense: pooled.clone(), classes: Arc::from([]) },
+        };
         let square = pooled.sqr().unwrap().sum_all().unwrap().backward().unwrap();
         let sum = (pooled.sum_all().unwrap() + apart.sum_all().unwrap()).unwrap().backward().unwrap();
         let LeafGradients { pooled, sequences } = leaves.gradients(&[(1.0, &square), (0.5, &sum)]).unwrap();

@@ -16,6 +16,7 @@ mod losses;
 mod persist;
 pub mod predict;
 mod ranking;
+mod row_classes;
 pub mod run;
 mod setup;
 pub mod step;

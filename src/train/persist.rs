@@ -1,8 +1,10 @@
 //! Between a run and its checkpoints: what is saved, restored, and must be the same.
 
+use super::row_classes::RowClasses;
 use super::step::Trainable;
 use crate::checkpoint::{
-    self, CheckpointDir, DenseState, Manifest, ParameterEntry, Progress, Snapshot, TableEntry, load_dense, load_tables,
+    self, CheckpointDir, DenseState, Manifest, ParameterEntry, Progress, Snapshot, TableEntry, load_dense,
+    load_row_classes, load_tables,
 };
 use crate::comm::Communicator;
 use crate::config::job::Job;
@@ -69,7 +71,8 @@ pub fn save(comm: &dyn Communicator, dir: &CheckpointDir, trainable: &Trainable,
         tables: table_entries(trainable),
         files: Vec::new(),
     };
-    checkpoint::save(comm, dir, Snapshot { manifest, store, dense: &dense, embeddings: &trainable.embeddings })
+    let (embeddings, row_classes) = (&trainable.embeddings, trainable.row_classes.as_ref().map(RowClasses::saved));
+    checkpoint::save(comm, dir, Snapshot { manifest, store, dense: &dense, embeddings, row_classes })
 }
 
 fn table_entries(trainable: &Trainable) -> Vec<TableEntry> {
@@ -100,6 +103,9 @@ pub fn restore(comm: &dyn Communicator, path: &Path, manifest: &Manifest, traina
     check_tables(path, manifest, trainable)?;
     trainable.dense.restore(&trainable.store, &dense.moments, manifest.optimizer.0, comm)?;
     trainable.balance.method.restore(&manifest.balance)?;
+    if let Some(classes) = &mut trainable.row_classes {
+        classes.restore(load_row_classes(path, manifest)?)?;
+    }
     load_tables(path, manifest, &mut trainable.embeddings)
 }
 

@@ -116,6 +116,7 @@ impl Run {
         let mut ending = if self.step > 0 { self.settle(observer)? } else { None };
         let mut ahead = None;
         while ending.is_none() && self.step < self.total_steps {
+            meter.paused(|| self.reassign_rows())?;
             let mut loader = match ahead.take() {
                 Some(loader) => loader,
                 None => self.loader(self.cursor)?,
@@ -140,6 +141,19 @@ impl Run {
         let end = End { step: self.step, reason: ending.name(), seconds, conflict };
         self.tell(observer, Notice::End(end))?;
         Ok(ending)
+    }
+
+    /// Assigns the rows' classes anew, if an epoch begins for which that is due.
+    fn reassign_rows(&mut self) -> Result<()> {
+        let Cursor { epoch, taken } = self.cursor;
+        let Some(mut classes) = self.trainable.row_classes.take_if(|classes| taken == 0 && classes.due(epoch)) else {
+            return Ok(());
+        };
+        let _time = self.stages.guard(Stage::Eval);
+        let (batch, trainable) = (self.job.train.eval.global_batch, &mut self.trainable);
+        let assigned = classes.reassign(&self.comm, &self.train, trainable, &self.statistics, batch, epoch);
+        self.trainable.row_classes = Some(classes);
+        assigned
     }
 
     fn one_step(

@@ -45,7 +45,8 @@ pub fn build(comm: &Comm, job: &mut Job, schema: &Schema, frozen: Frozen) -> Res
     let clip_norm = job.optimizer.clip_norm;
     let dense = DensePart::new(&store, &reach.shared, optimizer, &kept, clip_norm, job.wire, comm.as_ref())?;
     let Job { seed, kernels, precision, .. } = *job;
-    Ok(Trainable { embeddings, store, model, spec, tasks, dense, balance, seed, kernels, precision })
+    let row_classes = None;
+    Ok(Trainable { embeddings, store, model, spec, tasks, dense, balance, seed, kernels, precision, row_classes })
 }
 
 /// Where tasks share no dense parameters, or meet at no representation, there is nothing to compare but the tables' rows.
@@ -250,6 +251,7 @@ fn made_up_input(spec: &InputSpec, embeddings: &Embeddings) -> Result<Input> {
         pooled: leaf(vec![1.0; 2 * width], (2, width), embeddings.trains_pooled())?,
         sequences,
         dense: Tensor::ones((2, spec.dense_width), candle_core::DType::F32, device)?,
+        classes: Arc::from([0, 0].as_slice()),
     })
 }
 
@@ -258,6 +260,7 @@ fn made_up_context() -> Result<Context> {
         train: false,
         seed: 0,
         step: 0,
+        progress: 0.0,
         slots: Arc::from([0, 1].as_slice()),
         present: Tensor::ones((2, 1), candle_core::DType::F32, &Device::Cpu)?,
         all_sum: SendWrapper::new(Rc::new(())),

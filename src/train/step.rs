@@ -16,6 +16,7 @@ use super::context::{Kind, context};
 use super::dense::DensePart;
 use super::leaves::Leaves;
 use super::losses::{self, Losses, TaskSpec};
+use super::row_classes::RowClasses;
 pub use super::weigh::Clock;
 
 use super::weigh::{self, Forward, Parts, Weighed};
@@ -23,10 +24,10 @@ use crate::balance::Balance;
 use crate::comm::Comm;
 use crate::data::batch::Batch;
 use crate::data::plan::Plan;
-use crate::embedding::{Embeddings, Mode};
+use crate::embedding::{Embeddings, Lookup, Mode};
 use crate::error::Result;
 use crate::model::{InputSpec, Model};
-use crate::nn::{Kernels, ParamStore, Precision};
+use crate::nn::{Context, Kernels, ParamStore, Precision};
 use crate::observe::{Stage, Stages};
 
 /// Everything that a step changes or reads, on one rank.
@@ -51,6 +52,8 @@ pub struct Trainable {
     pub kernels: Kernels,
     /// Of the matrix products of a step.
     pub precision: Precision,
+    /// Classes of the training rows, where the model asks for them.
+    pub row_classes: Option<RowClasses>,
 }
 
 /// What one step is given on one rank.
@@ -95,8 +98,9 @@ impl Trainable {
         let mut lookup = stages.time(Stage::Exchange, || {
             self.embeddings.lookup(comm.as_ref(), &batch.ids, batch.rows, Mode::Train { step })
         })?;
-        let leaves = Leaves::new(batch, &mut lookup, &self.spec)?;
+        let leaves = self.leaves(batch, &mut lookup)?;
         let context = context(comm, batch, Kind::Train(self.kernels, self.precision), self.seed, step)?;
+        let context = Context { progress: clock.progress(), ..context };
         let output = stages.time(Stage::Forward, || self.model.forward(&leaves.input, &context))?;
         let losses = stages
             .time(Stage::Forward, || losses::compute(comm.as_ref(), &self.tasks, &output, batch, plan, stop))
@@ -119,12 +123,23 @@ impl Trainable {
         Ok(StepReport { losses: means, plain, present, weights, gram, grad_norm: norm, stop })
     }
 
+    /// The leaves of a batch of training rows.
+    fn leaves(&self, batch: &Batch, lookup: &mut Lookup) -> Result<Leaves> {
+        let mut leaves = Leaves::new(batch, lookup, &self.spec)?;
+        if let Some(classes) = &self.row_classes {
+            leaves.input.classes = classes.of(batch);
+        }
+        Ok(leaves)
+    }
+
     /// The losses of the same batch after the step, for methods that compare the two.
     fn look_again(&mut self, comm: &Comm, input: &StepInput) -> Result<Losses> {
-        let &StepInput { batch, plan, clock: Clock { step, .. }, .. } = input;
+        let &StepInput { batch, plan, clock, .. } = input;
+        let step = clock.step;
         let mut lookup = self.embeddings.lookup(comm.as_ref(), &batch.ids, batch.rows, Mode::Evaluate)?;
-        let leaves = Leaves::new(batch, &mut lookup, &self.spec)?;
+        let leaves = self.leaves(batch, &mut lookup)?;
         let context = context(comm, batch, Kind::Look(self.kernels, self.precision), self.seed, step)?;
+        let context = Context { progress: clock.progress(), ..context };
         let output = self.model.forward(&leaves.input, &context)?;
         let losses = losses::compute(comm.as_ref(), &self.tasks, &output, batch, plan, false);
         losses.map_err(|error| error.at("after step", step + 1))

@@ -23,6 +23,8 @@ pub struct State {
     pub rows: BTreeMap<(String, u64), Row>,
     /// Sightings of ids that are not admitted yet, by table and id.
     pub candidates: BTreeMap<(String, u64), u32>,
+    /// The class of every training row, if the model has such.
+    pub row_classes: Vec<u8>,
     /// The balancing method's numbers.
     pub balance: Vec<f64>,
     /// Steps taken, and the cursor.
@@ -38,6 +40,7 @@ impl State {
             dense: BTreeMap::new(),
             rows: BTreeMap::new(),
             candidates: BTreeMap::new(),
+            row_classes: Vec::new(),
             balance: balance.map(|x| x.as_f64().expect("a number")).collect(),
             position: (manifest["step"].clone(), manifest["cursor"].clone()),
         };
@@ -45,8 +48,12 @@ impl State {
             let bytes = read(&path.join(file["name"].as_str().expect("a name")));
             let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
             if file.get("buckets").is_none() {
-                let names = tensors.names().into_iter();
-                state.dense = names.map(|name| (name.to_string(), numbers(&tensors, name))).collect();
+                let (rows, names): (Vec<_>, Vec<_>) =
+                    tensors.names().into_iter().partition(|name| name.starts_with("rows."));
+                state.dense = names.into_iter().map(|name| (name.to_string(), numbers(&tensors, name))).collect();
+                if rows.contains(&"rows.class") {
+                    state.row_classes = numbers(&tensors, "rows.class");
+                }
             } else {
                 for table in manifest["tables"].as_array().expect("tables") {
                     state.add_rows(&tensors, table["name"].as_str().expect("a name"));

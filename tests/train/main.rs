@@ -10,6 +10,7 @@ mod labels;
 mod lifecycle;
 #[cfg(feature = "mpi")]
 mod mpi;
+mod mpt;
 mod program;
 mod ranks;
 mod resume;

@@ -64,6 +64,10 @@ fn check_one(task: &Task, key: &str) -> Result<()> {
         .fix("name the column that says which rows carry the label, or remove `where`"));
     }
     classes(task, key)?;
+    if !task.positive.is_empty() && task.kind != TaskKind::Binary {
+        return Err(wrong(format!("{key}.positive"), format!("task `{}` has `positive` but is not binary", task.name))
+            .fix("remove it, or `kind`"));
+    }
     if task.gauc.is_some() && task.kind != TaskKind::Binary {
         return Err(wrong(format!("{key}.gauc"), "GAUC is defined for binary tasks only").fix("remove it"));
     }

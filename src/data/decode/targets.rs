@@ -43,7 +43,13 @@ impl Decoder {
                 continue;
             };
             let column = input(label);
-            self.read_numbers(column.array, column.name, place)?;
+            if task.positive.is_empty() {
+                self.read_numbers(column.array, column.name, place)?;
+            } else {
+                self.scalar_ids(&column, label, place)?;
+                self.numbers.clear();
+                self.numbers.extend(self.ids.iter().map(|id| f64::from(u8::from(task.positive.contains(id)))));
+            }
             for (row, &value) in self.numbers.iter().enumerate() {
                 let carries = mask[row] && !column.is_null(row);
                 if carries && let Some(what) = wrong_label(task, value) {

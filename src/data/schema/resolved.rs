@@ -79,6 +79,8 @@ pub struct TaskColumns {
     pub classes: usize,
     /// Column of the label; `None` when predicting.
     pub label: Option<usize>,
+    /// The ids of the label column that are 1, where the job lists them; then the others are 0.
+    pub positive: Vec<u64>,
     /// Column that says whether a row carries the label.
     pub mask: Option<usize>,
     /// Index into [`Schema::group_columns`](super::Schema::group_columns).

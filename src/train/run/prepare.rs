@@ -16,6 +16,7 @@ use crate::train::dataset::Dataset;
 use crate::train::freeze::Frozen;
 use crate::train::goal::Goal;
 use crate::train::init::Init;
+use crate::train::row_classes::RowClasses;
 use crate::train::step::Trainable;
 use crate::train::{persist, setup};
 use std::path::{Path, PathBuf};
@@ -49,6 +50,10 @@ impl Run {
         let parts = frozen.and_then(|frozen| Parts::build(&comm, &mut job, &train, frozen));
         let parts = collectives::agree(comm.as_ref(), parts)?;
         let Parts { layout, schedule, mut trainable, best, stop } = parts;
+        if let Some(wanted) = trainable.model.row_classes() {
+            let classes = RowClasses::random(wanted, &train.plan, job.seed);
+            trainable.row_classes = Some(collectives::agree(comm.as_ref(), classes)?);
+        }
         let (statistics, begun_with) = match (&manifest, &init) {
             (Some(manifest), _) => (collectives::agree(comm.as_ref(), persist::statistics(manifest))?, None),
             (None, Some(init)) => {

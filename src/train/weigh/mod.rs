@@ -35,6 +35,13 @@ pub struct Clock {
     pub total_steps: u64,
 }
 
+impl Clock {
+    /// The part of the planned steps that is done, from 0 to 1.
+    pub fn progress(&self) -> f64 {
+        self.step as f64 / self.total_steps.max(1) as f64
+    }
+}
+
 /// What the backward passes of a step start from.
 #[derive(Clone, Copy)]
 pub struct Forward<'a> {
