@@ -90,21 +90,25 @@ impl Activation {
     }
 }
 
+#[inline(always)]
 pub(crate) fn sigmoid(z: f32) -> f32 {
     1.0 / (1.0 + (-z).exp())
 }
 
+#[inline(always)]
 fn normal_density(z: f32) -> f32 {
     const INV_SQRT_TAU: f32 = 0.398_942_3;
     INV_SQRT_TAU * (-0.5 * z * z).exp()
 }
 
+#[inline(always)]
 fn normal_cdf(z: f32) -> f32 {
     0.5 + 0.5 * erf(z * std::f32::consts::FRAC_1_SQRT_2)
 }
 
 /// The error function as the rational minimax approximation that Eigen and oneDNN use; unlike the
 /// library's, the compiler turns it into vector instructions. Absolute error below 5e-7.
+#[inline(always)]
 fn erf(x: f32) -> f32 {
     const P: [f32; 7] = [
         -2.726_142_3e-10,

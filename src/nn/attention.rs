@@ -110,12 +110,17 @@ impl CustomOp3 for Attention {
         let (query, values, mask) =
             (slice(query, query_layout)?, slice(values, values_layout)?, slice(mask, mask_layout)?);
         let mut out = vec![0.0; rows * d];
-        parallel::rows(&mut out, d, |row, out| {
-            let row = Row::new(row, d, query, values, mask, len);
-            for ((_, value), weight) in row.elements().zip(row.weights()) {
-                out.iter_mut().zip(value).for_each(|(out, &v)| *out += weight * v);
-            }
-        });
+        parallel::rows(
+            &mut out,
+            d,
+            #[inline(always)]
+            |row, out| {
+                let row = Row::new(row, d, query, values, mask, len);
+                for ((_, value), weight) in row.elements().zip(row.weights()) {
+                    out.iter_mut().zip(value).for_each(|(out, &v)| *out += weight * v);
+                }
+            },
+        );
         floats::stored(out, (rows, d))
     }
 
@@ -131,9 +136,15 @@ impl CustomOp3 for Attention {
         let dy = dy.contiguous()?;
         let (q, v, m, dy) = (Floats::of(query)?, Floats::of(values)?, Floats::of(mask)?, Floats::of(&dy)?);
         let (mut dq, mut dv) = (vec![0.0; rows * d], vec![0.0; rows * len * d]);
-        parallel::row_pairs(&mut dq, &mut dv, (d, len * d), |row, dq, dv| {
-            backward_row(&Row::new(row, d, &q, &v, &m, len), &dy[row * d..][..d], dq, dv);
-        });
+        parallel::row_pairs(
+            &mut dq,
+            &mut dv,
+            (d, len * d),
+            #[inline(always)]
+            |row, dq, dv| {
+                backward_row(&Row::new(row, d, &q, &v, &m, len), &dy[row * d..][..d], dq, dv);
+            },
+        );
         Ok((Some(floats::tensor(dq, query.dims())?), Some(floats::tensor(dv, values.dims())?), None))
     }
 }

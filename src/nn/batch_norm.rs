@@ -118,15 +118,21 @@ impl Moments {
         let x = Floats::of(x)?;
         // One vector holds Σx, then Σx², then the number of rows: one message. In float64, Σx²/n − mean² keeps
         // more digits than a float32 input has.
-        let mut sums = parallel::sums(rows, 2 * width + 1, x.len(), |row, sums: &mut [f64]| {
-            if present[row] != 0.0 {
-                for (i, &v) in x[row * width..(row + 1) * width].iter().enumerate() {
-                    sums[i] += f64::from(v);
-                    sums[width + i] += f64::from(v) * f64::from(v);
+        let mut sums = parallel::sums(
+            rows,
+            2 * width + 1,
+            x.len(),
+            #[inline(always)]
+            |row, sums: &mut [f64]| {
+                if present[row] != 0.0 {
+                    for (i, &v) in x[row * width..(row + 1) * width].iter().enumerate() {
+                        sums[i] += f64::from(v);
+                        sums[width + i] += f64::from(v) * f64::from(v);
+                    }
+                    sums[2 * width] += 1.0;
                 }
-                sums[2 * width] += 1.0;
-            }
-        });
+            },
+        );
         all_sum.all_sum(&mut sums)?;
         let n = sums[2 * width].max(1.0);
         let mean: Vec<f64> = sums[..width].iter().map(|s| s / n).collect();
@@ -202,11 +208,16 @@ impl CustomOp3 for Op {
         }
         let (x, scale, shift) = (slice(x, x_layout)?, slice(scale, scale_layout)?, slice(shift, shift_layout)?);
         let mut y = vec![0.0; x.len()];
-        parallel::rows(&mut y, width, |row, y| {
-            self.normalise(&x[row * width..][..width], y);
-            y.iter_mut().zip(scale).zip(shift).for_each(|((y, g), b)| *y = g * *y + b);
-            self.activation.forward(y);
-        });
+        parallel::rows(
+            &mut y,
+            width,
+            #[inline(always)]
+            |row, y| {
+                self.normalise(&x[row * width..][..width], y);
+                y.iter_mut().zip(scale).zip(shift).for_each(|((y, g), b)| *y = g * *y + b);
+                self.activation.forward(y);
+            },
+        );
         floats::stored(y, x_layout.shape().clone())
     }
 
@@ -233,26 +244,37 @@ impl CustomOp3 for Op {
         let (x_values, gamma) = (Floats::of(x)?, Floats::of(scale)?);
         let rows = dz.len() / width.max(1);
         // One vector holds Σ dz, then Σ dz ⊙ x̂.
-        let local = parallel::sums(rows, 2 * width, dz.len(), |row, sums: &mut [f64]| {
-            if self.is_present(row) {
-                for i in 0..width {
-                    let at = row * width + i;
-                    sums[i] += f64::from(dz[at]);
-                    sums[width + i] += f64::from(dz[at] * (x_values[at] - self.mean[i]) * self.inverse[i]);
+        let local = parallel::sums(
+            rows,
+            2 * width,
+            dz.len(),
+            #[inline(always)]
+            |row, sums: &mut [f64]| {
+                if self.is_present(row) {
+                    for i in 0..width {
+                        let at = row * width + i;
+                        sums[i] += f64::from(dz[at]);
+                        sums[width + i] += f64::from(dz[at] * (x_values[at] - self.mean[i]) * self.inverse[i]);
+                    }
                 }
-            }
-        });
+            },
+        );
         let (mean, mean_hat) = self.global_means(&local)?;
         let mut dx = vec![0.0; dz.len()];
-        parallel::rows(&mut dx, width, |row, dx| {
-            if self.is_present(row) {
-                for (i, dx) in dx.iter_mut().enumerate() {
-                    let at = row * width + i;
-                    let hat = (x_values[at] - self.mean[i]) * self.inverse[i];
-                    *dx = gamma[i] * self.inverse[i] * (dz[at] - mean[i] - hat * mean_hat[i]);
+        parallel::rows(
+            &mut dx,
+            width,
+            #[inline(always)]
+            |row, dx| {
+                if self.is_present(row) {
+                    for (i, dx) in dx.iter_mut().enumerate() {
+                        let at = row * width + i;
+                        let hat = (x_values[at] - self.mean[i]) * self.inverse[i];
+                        *dx = gamma[i] * self.inverse[i] * (dz[at] - mean[i] - hat * mean_hat[i]);
+                    }
                 }
-            }
-        });
+            },
+        );
         let to_f32 = |sums: &[f64]| -> Vec<f32> { sums.iter().map(|&s| s as f32).collect() };
         Ok((
             Some(floats::tensor(dx, x.dims())?),
@@ -266,17 +288,22 @@ impl Op {
     /// Turns dy into dz.
     fn activation_gradient(&self, x: &[f32], scale: &[f32], shift: &[f32], y: &[f32], dz: &mut [f32]) {
         let width = self.mean.len();
-        parallel::rows(dz, width, |row, dz| {
-            let at = row * width..(row + 1) * width;
-            if self.activation.needs_input() {
-                let mut z = vec![0.0; width];
-                self.normalise(&x[at], &mut z);
-                z.iter_mut().zip(scale).zip(shift).for_each(|((z, g), b)| *z = g * *z + b);
-                self.activation.backward(&z, dz);
-            } else {
-                self.activation.backward(&y[at], dz);
-            }
-        });
+        parallel::rows(
+            dz,
+            width,
+            #[inline(always)]
+            |row, dz| {
+                let at = row * width..(row + 1) * width;
+                if self.activation.needs_input() {
+                    let mut z = vec![0.0; width];
+                    self.normalise(&x[at], &mut z);
+                    z.iter_mut().zip(scale).zip(shift).for_each(|((z, g), b)| *z = g * *z + b);
+                    self.activation.backward(&z, dz);
+                } else {
+                    self.activation.backward(&y[at], dz);
+                }
+            },
+        );
     }
 
     /// Σ_global dz / n and Σ_global (dz ⊙ x̂) / n; zero where the moments are constants.

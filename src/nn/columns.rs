@@ -26,13 +26,18 @@ pub fn concat(graph: &Graph, parts: &[Tensor]) -> Result<Tensor> {
         if values.iter().zip(&widths).any(|(values, width)| values.len() != rows * width) {
             return Err(Error::internal("columns of different numbers of rows"));
         }
-        parallel::new_rows(rows, width, |row, mut y| {
-            for (values, &width) in values.iter().zip(&widths) {
-                let (head, tail) = y.split_at_mut(width);
-                head.copy_from_slice(&values[row * width..][..width]);
-                y = tail;
-            }
-        })
+        parallel::new_rows(
+            rows,
+            width,
+            #[inline(always)]
+            |row, mut y| {
+                for (values, &width) in values.iter().zip(&widths) {
+                    let (head, tail) = y.split_at_mut(width);
+                    head.copy_from_slice(&values[row * width..][..width]);
+                    y = tail;
+                }
+            },
+        )
     };
     let y = floats::tensor(y, (rows, width))?;
     let wanted = parts.iter().map(|part| graph.tracks(part)).collect();
@@ -107,9 +112,14 @@ impl Operation for Columns {
     fn backward(&self, inputs: &[Tensor], y: &Tensor, dy: &Tensor, _: &mut Pass) -> Result<Vec<Option<Tensor>>> {
         let ((rows, width), (_, part)) = (floats::rows_of(inputs[0].dims()), floats::rows_of(y.dims()));
         let dy = Floats::of(dy)?;
-        let dx = parallel::new_rows(rows, width, |row, dx| {
-            dx[self.start..self.start + part].copy_from_slice(&dy[row * part..][..part]);
-        });
+        let dx = parallel::new_rows(
+            rows,
+            width,
+            #[inline(always)]
+            |row, dx| {
+                dx[self.start..self.start + part].copy_from_slice(&dy[row * part..][..part]);
+            },
+        );
         Ok(vec![Some(floats::tensor(dx, inputs[0].dims())?)])
     }
 }
@@ -134,6 +144,11 @@ impl Operation for Add {
 fn of_columns(x: &Tensor, start: usize, part: usize) -> Result<Tensor> {
     let (rows, width) = floats::rows_of(x.dims());
     let x = Floats::of(x)?;
-    let y = parallel::new_rows(rows, part, |row, y| y.copy_from_slice(&x[row * width + start..][..part]));
+    let y = parallel::new_rows(
+        rows,
+        part,
+        #[inline(always)]
+        |row, y| y.copy_from_slice(&x[row * width + start..][..part]),
+    );
     Ok(floats::tensor(y, (rows, part))?)
 }

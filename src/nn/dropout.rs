@@ -67,13 +67,18 @@ impl Mask {
         let scale = (1.0 / (1.0 - self.rate)) as f32;
         // `to_unit(bits) < rate`, as integers.
         let limit = (self.rate * (1u64 << 53) as f64).ceil() as u64;
-        parallel::rows(values, self.units.len(), |row, values| {
-            let hash = random::hash(self.seed, &[self.key[0], self.key[1], u64::from(self.slots[row])]);
-            for (value, &unit) in values.iter_mut().zip(&*self.units) {
-                let dropped = random::mix(hash ^ unit) >> 11 < limit;
-                *value = if dropped { 0.0 } else { *value * scale };
-            }
-        });
+        parallel::rows(
+            values,
+            self.units.len(),
+            #[inline(always)]
+            |row, values| {
+                let hash = random::hash(self.seed, &[self.key[0], self.key[1], u64::from(self.slots[row])]);
+                for (value, &unit) in values.iter_mut().zip(&*self.units) {
+                    let dropped = random::mix(hash ^ unit) >> 11 < limit;
+                    *value = if dropped { 0.0 } else { *value * scale };
+                }
+            },
+        );
     }
 }
 

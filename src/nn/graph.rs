@@ -294,9 +294,14 @@ impl InplaceOp2 for AddAssign {
         let x = floats::slice(x, x_layout)?;
         match (sum, sum_layout.contiguous_offsets()) {
             (CpuStorage::F32(sum), Some((start, end))) => {
-                parallel::rows(&mut sum[start..end], CHUNK, |chunk, sum| {
-                    sum.iter_mut().zip(&x[chunk * CHUNK..]).for_each(|(sum, x)| *sum += x);
-                });
+                parallel::rows(
+                    &mut sum[start..end],
+                    CHUNK,
+                    #[inline(always)]
+                    |chunk, sum| {
+                        sum.iter_mut().zip(&x[chunk * CHUNK..]).for_each(|(sum, x)| *sum += x);
+                    },
+                );
                 Ok(())
             }
             _ => Err(candle_core::Error::Msg("a gradient is not a contiguous f32 tensor".into())),

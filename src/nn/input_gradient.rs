@@ -148,9 +148,14 @@ pub fn weighted_sum(parts: &[(f32, &Tensor)]) -> Result<Tensor> {
 
 /// `sum` += Σ w · part.
 fn add_scaled(sum: &mut [f32], parts: &[(f32, Floats)]) {
-    parallel::rows(sum, CHUNK, |chunk, sum| {
-        for (w, part) in parts {
-            sum.iter_mut().zip(&part[chunk * CHUNK..]).for_each(|(sum, &value)| *sum += w * value);
-        }
-    });
+    parallel::rows(
+        sum,
+        CHUNK,
+        #[inline(always)]
+        |chunk, sum| {
+            for (w, part) in parts {
+                sum.iter_mut().zip(&part[chunk * CHUNK..]).for_each(|(sum, &value)| *sum += w * value);
+            }
+        },
+    );
 }

@@ -137,11 +137,16 @@ impl CustomOp3 for Op {
         let columns = self.check(x_layout.dims(), scale_layout.dims())?;
         let (x, scale, shift) = (slice(x, x_layout)?, slice(scale, scale_layout)?, slice(shift, shift_layout)?);
         let mut y = vec![0.0; x.len()];
-        parallel::rows(&mut y, columns, |row, y| {
-            self.normalise(&x[row * columns..][..columns], y);
-            y.iter_mut().zip(scale).zip(shift).for_each(|((y, g), b)| *y = g * *y + b);
-            self.activation.forward(y);
-        });
+        parallel::rows(
+            &mut y,
+            columns,
+            #[inline(always)]
+            |row, y| {
+                self.normalise(&x[row * columns..][..columns], y);
+                y.iter_mut().zip(scale).zip(shift).for_each(|((y, g), b)| *y = g * *y + b);
+                self.activation.forward(y);
+            },
+        );
         floats::stored(y, x_layout.shape().clone())
     }
 
@@ -159,23 +164,34 @@ impl CustomOp3 for Op {
             (Floats::of(x)?, Floats::of(scale)?, Floats::of(shift)?, Floats::of(y)?, Floats::of(&dy)?);
         let at = |row: usize| row * columns..(row + 1) * columns;
         let mut dx = vec![0.0; xs.len()];
-        parallel::rows(&mut dx, columns, |row, dx| {
-            let mut hat = vec![0.0; columns];
-            let inverse = self.normalise(&xs[at(row)], &mut hat);
-            let dz = self.activation_gradient(&hat, &ys[at(row)], &dy[at(row)], &g, &b);
-            self.input_gradient(&hat, &inverse, &dz, &g, dx);
-        });
+        parallel::rows(
+            &mut dx,
+            columns,
+            #[inline(always)]
+            |row, dx| {
+                let mut hat = vec![0.0; columns];
+                let inverse = self.normalise(&xs[at(row)], &mut hat);
+                let dz = self.activation_gradient(&hat, &ys[at(row)], &dy[at(row)], &g, &b);
+                self.input_gradient(&hat, &inverse, &dz, &g, dx);
+            },
+        );
         // One vector holds dγ, then dβ.
         let rows = xs.len() / columns.max(1);
-        let sums = parallel::sums(rows, 2 * columns, xs.len(), |row, sums: &mut [f32]| {
-            let mut hat = vec![0.0; columns];
-            self.normalise(&xs[at(row)], &mut hat);
-            let dz = self.activation_gradient(&hat, &ys[at(row)], &dy[at(row)], &g, &b);
-            for i in 0..columns {
-                sums[i] += dz[i] * hat[i];
-                sums[columns + i] += dz[i];
-            }
-        });
+        let sums = parallel::sums(
+            rows,
+            2 * columns,
+            xs.len(),
+            #[inline(always)]
+            |row, sums: &mut [f32]| {
+                let mut hat = vec![0.0; columns];
+                self.normalise(&xs[at(row)], &mut hat);
+                let dz = self.activation_gradient(&hat, &ys[at(row)], &dy[at(row)], &g, &b);
+                for i in 0..columns {
+                    sums[i] += dz[i] * hat[i];
+                    sums[columns + i] += dz[i];
+                }
+            },
+        );
         let (dscale, dshift) = sums.split_at(columns);
         Ok((
             Some(floats::tensor(dx, x.dims())?),

@@ -165,10 +165,15 @@ impl Fused {
         let held = Floats::of(y)?;
         let saved: &[f32] = if self.activation.needs_input() { self.input.get().map_or(&[], |z| z) } else { &held };
         let gradient = Floats::of(&dy)?;
-        let dz = parallel::new_rows(gradient.len() / width.max(1), width, |row, dz| {
-            dz.copy_from_slice(&gradient[row * width..][..width]);
-            self.activation.backward(&saved[row * width..][..width], dz);
-        });
+        let dz = parallel::new_rows(
+            gradient.len() / width.max(1),
+            width,
+            #[inline(always)]
+            |row, dz| {
+                dz.copy_from_slice(&gradient[row * width..][..width]);
+                self.activation.backward(&saved[row * width..][..width], dz);
+            },
+        );
         floats::tensor(dz, dy.dims())
     }
 }
@@ -195,17 +200,31 @@ impl CustomOp3 for Fused {
             let factors = |group| (dims.group(x, group, dims.input), dims.weight(weight, group));
             multiplied(self.precision, dims.rows, &(0..dims.groups).map(factors).collect::<Vec<_>>())
         };
-        let add_bias = |row: &mut [f32]| row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
         if self.activation.needs_input() {
-            parallel::rows(&mut y, dims.y(), |_, row| add_bias(row));
+            parallel::rows(
+                &mut y,
+                dims.y(),
+                #[inline(always)]
+                |_, row| add_bias(row, bias),
+            );
             let z = self.input.get_or_init(|| y.clone());
             debug_assert_eq!(z.len(), y.len());
-            parallel::rows(&mut y, dims.y(), |_, row| self.activation.forward(row));
+            parallel::rows(
+                &mut y,
+                dims.y(),
+                #[inline(always)]
+                |_, row| self.activation.forward(row),
+            );
         } else {
-            parallel::rows(&mut y, dims.y(), |_, row| {
-                add_bias(row);
-                self.activation.forward(row);
-            });
+            parallel::rows(
+                &mut y,
+                dims.y(),
+                #[inline(always)]
+                |_, row| {
+                    add_bias(row, bias);
+                    self.activation.forward(row);
+                },
+            );
         }
         let mut shape = x_layout.dims().to_vec();
         shape.pop();
@@ -227,6 +246,11 @@ impl CustomOp3 for Fused {
         let (dw, db) = self.parameter_gradients(dims, &dz, x, weight, bias)?;
         Ok((dx, Some(dw), Some(db)))
     }
+}
+
+#[inline(always)]
+fn add_bias(row: &mut [f32], bias: &[f32]) {
+    row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
 }
 
 impl Describe for Fused {
@@ -274,9 +298,15 @@ impl Fused {
     ) -> Result<(Tensor, Tensor)> {
         let (dz, x) = (Floats::of(dz)?, Floats::of(x)?);
         let dw = self.weight_gradient(dims, &dz, &x);
-        let db = parallel::sums(dims.rows, dims.y(), dz.len(), |row, sums: &mut [f32]| {
-            sums.iter_mut().zip(&dz[row * dims.y()..]).for_each(|(sum, &value)| *sum += value);
-        });
+        let db = parallel::sums(
+            dims.rows,
+            dims.y(),
+            dz.len(),
+            #[inline(always)]
+            |row, sums: &mut [f32]| {
+                sums.iter_mut().zip(&dz[row * dims.y()..]).for_each(|(sum, &value)| *sum += value);
+            },
+        );
         Ok((floats::tensor(dw, weight.dims())?, floats::tensor(db, bias.dims())?))
     }
 }

@@ -71,12 +71,17 @@ impl CustomOp2 for Mix {
         let (columns, h) = self.widths(gate_layout.dims(), x_layout.dims())?;
         let (rows, width) = floats::rows_of(x_layout.dims());
         let (gate, x) = (slice(gate, gate_layout)?, slice(x, x_layout)?);
-        let out = parallel::new_rows(rows, h, |row, out| {
-            let gates = &gate[row * columns + self.start..][..self.experts];
-            for (expert, &g) in x[row * width..][..width].chunks_exact(h).zip(gates) {
-                out.iter_mut().zip(expert).for_each(|(out, &v)| *out += g * v);
-            }
-        });
+        let out = parallel::new_rows(
+            rows,
+            h,
+            #[inline(always)]
+            |row, out| {
+                let gates = &gate[row * columns + self.start..][..self.experts];
+                for (expert, &g) in x[row * width..][..width].chunks_exact(h).zip(gates) {
+                    out.iter_mut().zip(expert).for_each(|(out, &v)| *out += g * v);
+                }
+            },
+        );
         floats::stored(out, (rows, h))
     }
 
@@ -85,16 +90,21 @@ impl CustomOp2 for Mix {
         let (rows, width) = floats::rows_of(x.dims());
         let dy = dy.contiguous()?;
         let (g, v, dy) = (Floats::of(gate)?, Floats::of(x)?, Floats::of(&dy)?);
-        let (dgate, dx) = parallel::new_row_pairs(rows, (columns, width), |row, dgate, dx| {
-            let dy = &dy[row * h..(row + 1) * h];
-            for e in 0..self.experts {
-                let gate = g[row * columns + self.start + e];
-                let expert = &v[row * width + e * h..][..h];
-                let dx = &mut dx[e * h..(e + 1) * h];
-                dx.iter_mut().zip(dy).for_each(|(dx, &dy)| *dx = gate * dy);
-                dgate[self.start + e] = dot(expert, dy);
-            }
-        });
+        let (dgate, dx) = parallel::new_row_pairs(
+            rows,
+            (columns, width),
+            #[inline(always)]
+            |row, dgate, dx| {
+                let dy = &dy[row * h..(row + 1) * h];
+                for e in 0..self.experts {
+                    let gate = g[row * columns + self.start + e];
+                    let expert = &v[row * width + e * h..][..h];
+                    let dx = &mut dx[e * h..(e + 1) * h];
+                    dx.iter_mut().zip(dy).for_each(|(dx, &dy)| *dx = gate * dy);
+                    dgate[self.start + e] = dot(expert, dy);
+                }
+            },
+        );
         Ok((Some(floats::tensor(dgate, gate.dims())?), Some(floats::tensor(dx, x.dims())?)))
     }
 }
@@ -139,12 +149,17 @@ impl InplaceOp3 for Mix {
         let (CpuStorage::F32(dx), Some((start, end))) = (dx, dx_layout.contiguous_offsets()) else {
             return Err(Error::Msg("a gradient is not a contiguous f32 tensor".into()));
         };
-        parallel::rows(&mut dx[start..end], self.experts * h, |row, dx| {
-            let gates = &gate[row * columns + self.start..][..self.experts];
-            for (dx, &g) in dx.chunks_exact_mut(h).zip(gates) {
-                dx.iter_mut().zip(&dy[row * h..][..h]).for_each(|(dx, &dy)| *dx += g * dy);
-            }
-        });
+        parallel::rows(
+            &mut dx[start..end],
+            self.experts * h,
+            #[inline(always)]
+            |row, dx| {
+                let gates = &gate[row * columns + self.start..][..self.experts];
+                for (dx, &g) in dx.chunks_exact_mut(h).zip(gates) {
+                    dx.iter_mut().zip(&dy[row * h..][..h]).for_each(|(dx, &dy)| *dx += g * dy);
+                }
+            },
+        );
         Ok(())
     }
 }
@@ -154,12 +169,17 @@ impl Mix {
         let (columns, h) = self.widths(gate.dims(), x.dims())?;
         let (rows, width) = floats::rows_of(x.dims());
         let (v, dy) = (Floats::of(x)?, Floats::of(dy)?);
-        let dgate = parallel::new_rows(rows, columns, |row, dgate| {
-            let experts = v[row * width..][..width].chunks_exact(h);
-            for (dgate, expert) in dgate[self.start..].iter_mut().zip(experts) {
-                *dgate = dot(expert, &dy[row * h..][..h]);
-            }
-        });
+        let dgate = parallel::new_rows(
+            rows,
+            columns,
+            #[inline(always)]
+            |row, dgate| {
+                let experts = v[row * width..][..width].chunks_exact(h);
+                for (dgate, expert) in dgate[self.start..].iter_mut().zip(experts) {
+                    *dgate = dot(expert, &dy[row * h..][..h]);
+                }
+            },
+        );
         floats::tensor(dgate, gate.dims())
     }
 }

@@ -16,33 +16,49 @@ pub(super) fn is_narrow(output: usize) -> bool {
 pub(super) fn forward(x: &[f32], weight: &[f32], output: usize) -> Vec<f32> {
     let columns = transposed(weight, output);
     let input = weight.len() / output;
-    parallel::new_rows(x.len() / input, output, |row, y| {
-        let x = &x[row * input..][..input];
-        y.iter_mut().zip(columns.chunks_exact(input)).for_each(|(y, column)| *y = dot(x, column));
-    })
+    parallel::new_rows(
+        x.len() / input,
+        output,
+        #[inline(always)]
+        |row, y| {
+            let x = &x[row * input..][..input];
+            y.iter_mut().zip(columns.chunks_exact(input)).for_each(|(y, column)| *y = dot(x, column));
+        },
+    )
 }
 
 /// `dx` += dz · Wᵀ for several layers of one input: pairs of `dz` `[rows, output]` and `weight` `[input, output]`.
 pub(super) fn add_input_gradient(layers: &[(&[f32], &[f32])], input: usize, dx: &mut [f32]) {
     let layers: Vec<_> = layers.iter().map(|(dz, weight)| (*dz, transposed(weight, weight.len() / input))).collect();
-    parallel::rows(dx, input, |row, dx| {
-        for (dz, columns) in &layers {
-            let output = columns.len() / input;
-            for (&dz, column) in dz[row * output..][..output].iter().zip(columns.chunks_exact(input)) {
-                dx.iter_mut().zip(column).for_each(|(dx, w)| *dx += dz * w);
+    parallel::rows(
+        dx,
+        input,
+        #[inline(always)]
+        |row, dx| {
+            for (dz, columns) in &layers {
+                let output = columns.len() / input;
+                for (&dz, column) in dz[row * output..][..output].iter().zip(columns.chunks_exact(input)) {
+                    dx.iter_mut().zip(column).for_each(|(dx, w)| *dx += dz * w);
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// dW = xᵀ · dz.
 pub(super) fn weight_gradient(x: &[f32], dz: &[f32], (rows, input, output): (usize, usize, usize)) -> Vec<f32> {
-    let columns = parallel::sums(rows, input * output, x.len(), |row, sums: &mut [f32]| {
-        let x = &x[row * input..][..input];
-        for (&dz, sums) in dz[row * output..][..output].iter().zip(sums.chunks_exact_mut(input)) {
-            sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += dz * x);
-        }
-    });
+    let columns = parallel::sums(
+        rows,
+        input * output,
+        x.len(),
+        #[inline(always)]
+        |row, sums: &mut [f32]| {
+            let x = &x[row * input..][..input];
+            for (&dz, sums) in dz[row * output..][..output].iter().zip(sums.chunks_exact_mut(input)) {
+                sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += dz * x);
+            }
+        },
+    );
     transposed(&columns, input)
 }
 

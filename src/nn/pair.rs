@@ -79,10 +79,15 @@ impl CustomOp1 for Score {
         self.0.check(columns)?;
         let x = slice(x, layout)?;
         let mut y = vec![0.0; rows];
-        parallel::rows(&mut y, 1, |row, y| {
-            let x = &x[row * columns..][..columns];
-            y[0] = dot(self.0.left(x), self.0.right(x));
-        });
+        parallel::rows(
+            &mut y,
+            1,
+            #[inline(always)]
+            |row, y| {
+                let x = &x[row * columns..][..columns];
+                y[0] = dot(self.0.left(x), self.0.right(x));
+            },
+        );
         floats::stored(y, (rows, 1))
     }
 
@@ -91,11 +96,16 @@ impl CustomOp1 for Score {
         let (sides, dy) = (self.0, dy.contiguous()?);
         let (values, dy) = (Floats::of(x)?, Floats::of(&dy)?);
         let mut dx = vec![0.0; rows * columns];
-        parallel::rows(&mut dx, columns, |row, dx| {
-            let x = &values[row * columns..][..columns];
-            add_scaled(&mut dx[sides.left..][..sides.width], dy[row], sides.right(x));
-            add_scaled(&mut dx[sides.right..][..sides.width], dy[row], sides.left(x));
-        });
+        parallel::rows(
+            &mut dx,
+            columns,
+            #[inline(always)]
+            |row, dx| {
+                let x = &values[row * columns..][..columns];
+                add_scaled(&mut dx[sides.left..][..sides.width], dy[row], sides.right(x));
+                add_scaled(&mut dx[sides.right..][..sides.width], dy[row], sides.left(x));
+            },
+        );
         Ok(Some(floats::tensor(dx, x.dims())?))
     }
 }
@@ -137,13 +147,18 @@ impl CustomOp2 for Margin {
         let (x, drawn) = (slice(x, x_layout)?, slice(drawn, drawn_layout)?);
         let width = self.0.width;
         let mut y = vec![0.0; rows * n];
-        parallel::rows(&mut y, n, |row, y| {
-            let x = &x[row * columns..][..columns];
-            let score = dot(self.0.left(x), self.0.right(x));
-            for (j, y) in y.iter_mut().enumerate() {
-                *y = score - dot(self.0.left(x), &drawn[(row * n + j) * width..][..width]);
-            }
-        });
+        parallel::rows(
+            &mut y,
+            n,
+            #[inline(always)]
+            |row, y| {
+                let x = &x[row * columns..][..columns];
+                let score = dot(self.0.left(x), self.0.right(x));
+                for (j, y) in y.iter_mut().enumerate() {
+                    *y = score - dot(self.0.left(x), &drawn[(row * n + j) * width..][..width]);
+                }
+            },
+        );
         floats::stored(y, (rows, n))
     }
 
@@ -158,17 +173,23 @@ impl CustomOp2 for Margin {
         let (sides, width, dy) = (self.0, self.0.width, dy.contiguous()?);
         let (values, others, dy) = (Floats::of(x)?, Floats::of(drawn)?, Floats::of(&dy)?);
         let (mut dx, mut dn) = (vec![0.0; rows * columns], vec![0.0; rows * n * width]);
-        parallel::row_pairs(&mut dx, &mut dn, (columns, n * width), |row, dx, dn| {
-            let (x, dy) = (&values[row * columns..][..columns], &dy[row * n..][..n]);
-            let (left, right) = (sides.left(x), sides.right(x));
-            for (j, (&dy, dn)) in dy.iter().zip(dn.chunks_exact_mut(width)).enumerate() {
-                let other = &others[(row * n + j) * width..][..width];
-                add_scaled(&mut dx[sides.left..][..width], dy, right);
-                add_scaled(&mut dx[sides.left..][..width], -dy, other);
-                add_scaled(&mut dx[sides.right..][..width], dy, left);
-                add_scaled(dn, -dy, left);
-            }
-        });
+        parallel::row_pairs(
+            &mut dx,
+            &mut dn,
+            (columns, n * width),
+            #[inline(always)]
+            |row, dx, dn| {
+                let (x, dy) = (&values[row * columns..][..columns], &dy[row * n..][..n]);
+                let (left, right) = (sides.left(x), sides.right(x));
+                for (j, (&dy, dn)) in dy.iter().zip(dn.chunks_exact_mut(width)).enumerate() {
+                    let other = &others[(row * n + j) * width..][..width];
+                    add_scaled(&mut dx[sides.left..][..width], dy, right);
+                    add_scaled(&mut dx[sides.left..][..width], -dy, other);
+                    add_scaled(&mut dx[sides.right..][..width], dy, left);
+                    add_scaled(dn, -dy, left);
+                }
+            },
+        );
         Ok((Some(floats::tensor(dx, x.dims())?), Some(floats::tensor(dn, drawn.dims())?)))
     }
 }

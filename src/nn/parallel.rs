@@ -3,6 +3,9 @@
 //! Rows are cut into blocks of a fixed size, never into one piece per thread: an element-wise result does
 //! not depend on the cut, and a sum adds its blocks in order. Blocks run in the widest vector instructions of the CPU,
 //! which add and multiply the same numbers in the same order as the narrow ones.
+//!
+//! A closure given to these loops is marked `#[inline(always)]`, like what it calls for every number: else the compiler
+//! makes one function of it, in the instructions that every CPU has.
 
 use pulp::Arch;
 use rayon::prelude::*;

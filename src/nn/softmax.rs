@@ -14,6 +14,7 @@ pub fn softmax(x: &Tensor, context: &Context) -> crate::Result<Tensor> {
 }
 
 /// Replaces the row by its softmax; the largest element is subtracted first, so nothing overflows.
+#[inline(always)]
 pub(crate) fn softmax_row(row: &mut [f32]) {
     let max = row.iter().fold(f32::NEG_INFINITY, |max, &v| max.max(v));
     let mut sum = 0.0;
@@ -25,6 +26,7 @@ pub(crate) fn softmax_row(row: &mut [f32]) {
 }
 
 /// dx = y ⊙ (dy − ⟨dy, y⟩), written over `dy`.
+#[inline(always)]
 pub(crate) fn softmax_row_backward(y: &[f32], dy: &mut [f32]) {
     let inner: f32 = y.iter().zip(dy.iter()).map(|(y, dy)| y * dy).sum();
     dy.iter_mut().zip(y).for_each(|(dy, y)| *dy = y * (*dy - inner));
@@ -47,7 +49,12 @@ impl CustomOp1 for Softmax {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (_, width) = floats::rows_of(layout.dims());
         let mut y = slice(x, layout)?.to_vec();
-        parallel::rows(&mut y, width, |_, row| softmax_row(row));
+        parallel::rows(
+            &mut y,
+            width,
+            #[inline(always)]
+            |_, row| softmax_row(row),
+        );
         floats::stored(y, layout.shape().clone())
     }
 
@@ -56,7 +63,12 @@ impl CustomOp1 for Softmax {
         let dy = dy.contiguous()?;
         let mut dx = Floats::of(&dy)?.to_vec();
         let y = Floats::of(y)?;
-        parallel::rows(&mut dx, width, |row, dx| softmax_row_backward(&y[row * width..(row + 1) * width], dx));
+        parallel::rows(
+            &mut dx,
+            width,
+            #[inline(always)]
+            |row, dx| softmax_row_backward(&y[row * width..(row + 1) * width], dx),
+        );
         Ok(Some(floats::tensor(dx, dy.dims())?))
     }
 }

@@ -15,7 +15,9 @@
 
 use super::Activation;
 use super::floats::{self, Floats};
-use super::gemm::bf16::{Block, Panels, Rows, product, round_row, store, store_rounded, widen, words_of};
+use super::gemm::bf16::{
+    Block, Panels, Rows, WORDS, product, round_row, store, store_new, store_rounded, widen, words_of,
+};
 use super::gemm::{BF16_BLOCK as BLOCK, Matrix};
 use super::graph::{Operation, Pass};
 use super::input_gradient::Part;
@@ -27,6 +29,7 @@ use candle_core::Tensor;
 use pulp::Arch;
 use rayon::prelude::*;
 use std::cell::OnceCell;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -132,17 +135,19 @@ impl Layer {
 
     /// act(x · W + b) in f32.
     fn last_output(&self, x: &Rows) -> Result<Vec<f32>> {
-        let mut y = vec![0.0; x.rows() * self.width()];
         let (weight, bias) = (Floats::of(&self.weight)?, Floats::of(&self.bias)?);
-        for part in 0..self.parts {
-            let (w, columns) = (Panels::pack(self.weight(&weight, part)), self.columns(part));
-            let out = y.get_mut(columns.start..).unwrap_or_default();
-            product(threads(), x, self.input_word(part), &w, usize::MAX, out, self.width(), |mut block, out| {
-                self.finish(&mut block, &bias[columns.clone()]);
-                store(block, out, self.width(), false);
-            });
-        }
-        Ok(y)
+        let fill = |y: &mut [MaybeUninit<f32>]| {
+            for part in 0..self.parts {
+                let (w, columns) = (Panels::pack(self.weight(&weight, part)), self.columns(part));
+                let out = y.get_mut(columns.start..).unwrap_or_default();
+                product(threads(), x, self.input_word(part), &w, usize::MAX, out, self.width(), |mut block, out| {
+                    self.finish(&mut block, &bias[columns.clone()]);
+                    store_new(block, out, self.width());
+                });
+            }
+        };
+        // SAFETY: the parts are all columns, and their products all rows.
+        Ok(unsafe { filled(x.rows() * self.width(), fill) })
     }
 
     /// act(x · W + b) rounded, as the next layer reads it.
@@ -252,16 +257,18 @@ impl Layer {
         // Of each matrix dW and then db, which is one more row.
         let stride = self.width() / self.groups;
         for group in 0..self.groups {
-            let mut both = vec![0.0; size + stride];
-            for part in (0..self.parts).skip(group).take(if self.groups == 1 { self.parts } else { 1 }) {
-                let d = Panels::of_rows(dz, self.output_word(part), self.output);
-                let start = if self.groups == 1 { part * self.output } else { 0 };
-                let out = &mut both[start..];
-                let most = super::gemm::bf16::WORDS;
-                product(threads(), turned(part), 0, &d, most, out, stride, |block, out| {
-                    store(block, out, stride, false);
-                });
-            }
+            let parts = if self.groups == 1 { 0..self.parts } else { group..group + 1 };
+            let fill = |both: &mut [MaybeUninit<f32>]| {
+                for part in parts.clone() {
+                    let d = Panels::of_rows(dz, self.output_word(part), self.output);
+                    let out = &mut both[(part - parts.start) * self.output..];
+                    product(threads(), turned(part), 0, &d, WORDS, out, stride, |block, out| {
+                        store_new(block, out, stride);
+                    });
+                }
+            };
+            // SAFETY: the parts are all columns of the group, and their products all rows and that of ones.
+            let mut both = unsafe { filled(size + stride, fill) };
             db.extend_from_slice(&both[size..]);
             both.truncate(size);
             if self.groups == 1 {
@@ -367,6 +374,18 @@ fn weighted_sum(parts: &[(f32, &RoundedPart)]) -> Rows {
         }
     });
     out
+}
+
+/// A buffer of `len` numbers that `fill` writes, without clearing it first.
+///
+/// # Safety
+/// `fill` must write all of it.
+unsafe fn filled(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+    let mut numbers = Vec::with_capacity(len);
+    fill(&mut numbers.spare_capacity_mut()[..len]);
+    // SAFETY: the caller's.
+    unsafe { numbers.set_len(len) };
+    numbers
 }
 
 fn threads() -> usize {

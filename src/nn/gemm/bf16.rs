@@ -20,6 +20,7 @@ pub use pack::{Panels, Rows, words_of};
 use super::Matrix;
 use rayon::prelude::*;
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Columns of a panel of B: one register of f32.
@@ -118,7 +119,8 @@ struct Blocks<'a> {
 }
 
 impl Blocks<'_> {
-    /// Those of the rows `range`: a column of blocks at a time, so that B's two panels stay in the nearest cache.
+    /// Those of the rows `range`: a row of blocks at a time, so that A's 32 rows stay in a near cache, and what `f` writes
+    /// goes along the rows of its matrix.
     fn each(&self, range: Range<usize>, mut f: impl FnMut(Block)) {
         let tiles = (self.unit == Unit::Amx).then(amx::Tiles::configure);
         let mut sums = [0.0; BLOCK * BLOCK];
@@ -126,10 +128,10 @@ impl Blocks<'_> {
         let parts = self.b.len().div_ceil(self.most_words);
         for part in 0..parts {
             let words = steps * part / parts * PANEL..steps * (part + 1) / parts * PANEL;
-            for column in (0..self.b.columns()).step_by(BLOCK) {
-                let b = self.b.at(column, words.start);
-                for row in range.clone().step_by(BLOCK) {
-                    let a = self.a.at(row, self.word + words.start);
+            for row in range.clone().step_by(BLOCK) {
+                let a = self.a.at(row, self.word + words.start);
+                for column in (0..self.b.columns()).step_by(BLOCK) {
+                    let b = self.b.at(column, words.start);
                     match &tiles {
                         Some(tiles) => tiles.product(a, b, words.len(), &mut sums),
                         // SAFETY: the unit says that the CPU has the instructions.
@@ -148,7 +150,20 @@ pub fn store(block: Block, out: &mut [f32], stride: usize, add: bool) {
     let Block { sums, column, rows, columns, first, .. } = block;
     let add = add || !first;
     // SAFETY: a block exists only where the CPU has the instructions.
-    unsafe { avx512::store_rows(sums, rows, columns, &mut out[column..], stride, add) };
+    unsafe { avx512::store_rows(sums, rows, columns, written(&mut out[column..]), stride, add) };
+}
+
+/// Numbers as a place for numbers.
+fn written(numbers: &mut [f32]) -> &mut [MaybeUninit<f32>] {
+    // SAFETY: the layout is the same, and only numbers are written through it (`avx512::store_rows`).
+    unsafe { &mut *(std::ptr::from_mut(numbers) as *mut [MaybeUninit<f32>]) }
+}
+
+/// Writes the block, of whichever part of k, to a matrix that nothing was written to before.
+pub fn store_new(block: Block, out: &mut [MaybeUninit<f32>], stride: usize) {
+    let Block { sums, column, rows, columns, first, .. } = block;
+    // SAFETY: as above; what is added to was written by the first part.
+    unsafe { avx512::store_rows(sums, rows, columns, &mut out[column..], stride, !first) };
 }
 
 /// Rounds the block into rows of words, which start `stride` words apart; the columns up to the block's end are zeros.

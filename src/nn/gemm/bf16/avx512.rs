@@ -3,6 +3,7 @@
 use super::super::Matrix;
 use super::{BLOCK, PANEL, mask};
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 /// Rows of C that are kept in registers beside two panels: 16 sums.
 const ROWS: usize = 8;
@@ -83,16 +84,27 @@ pub fn pack_row(numbers: &[f32], out: &mut [u32]) {
 }
 
 /// The first `columns` numbers of the first `rows` rows of `sums` to rows of `out`, `stride` numbers apart; or added.
+///
+/// # Safety
+/// With `add`, the numbers that are added to must have been written.
 #[target_feature(enable = "avx512f")]
-pub fn store_rows(sums: &[f32; BLOCK * BLOCK], rows: usize, columns: usize, out: &mut [f32], stride: usize, add: bool) {
+pub unsafe fn store_rows(
+    sums: &[f32; BLOCK * BLOCK],
+    rows: usize,
+    columns: usize,
+    out: &mut [MaybeUninit<f32>],
+    stride: usize,
+    add: bool,
+) {
     for (sums, out) in sums.chunks_exact(BLOCK).zip(out.chunks_mut(stride)).take(rows) {
         for (sums, out) in sums.chunks_exact(PANEL).zip(out[..columns].chunks_mut(PANEL)) {
             let kept = mask(out.len());
             // SAFETY: the mask ends where `out` does, and `sums` has 16 numbers.
             unsafe {
                 let sums = _mm512_loadu_ps(sums.as_ptr());
-                let old = if add { _mm512_maskz_loadu_ps(kept, out.as_ptr()) } else { _mm512_setzero_ps() };
-                _mm512_mask_storeu_ps(out.as_mut_ptr(), kept, _mm512_add_ps(old, sums));
+                let at: *mut f32 = out.as_mut_ptr().cast();
+                let old = if add { _mm512_maskz_loadu_ps(kept, at) } else { _mm512_setzero_ps() };
+                _mm512_mask_storeu_ps(at, kept, _mm512_add_ps(old, sums));
             }
         }
     }
