@@ -107,6 +107,7 @@ fn mmoe_step() -> anyhow::Result<()> {
         pooled: pooled.as_tensor().clone(),
         sequences: Vec::new(),
         dense: random((ROWS, 0)),
+        scenarios: [].into(),
         classes: [].into(),
     };
     let seeds: Vec<Tensor> = (0..TASKS).map(|_| random((ROWS, 1))).collect();

@@ -279,6 +279,7 @@ const COMPONENTS: [(&str, Build); 6] = [
             dense_width: 2,
             outputs: vec![1, 1],
             tasks: vec!["click".to_string(), "buy".to_string()],
+            scenarios: vec!["home".to_string(), "shop".to_string()],
             ..Default::default()
         };
         model::build(component, &input, &mut nn::ParamStore::new(1)).map(drop)

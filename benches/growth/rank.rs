@@ -115,6 +115,7 @@ impl Shape {
             targets: (0..self.tasks).map(target).collect(),
             slots: rows.clone().map(|row| row as u32).collect(),
             present: vec![true; n],
+            scenarios: Vec::new(),
             groups: Vec::new(),
             origin: vec![Origin::default(); n],
         }

@@ -7,11 +7,11 @@ use crate::data::relations::Relations;
 use crate::data::schema::Purpose;
 use crate::data::store::{Local, Store};
 use crate::error::{Error, Result};
-use crate::metric;
+use crate::metric::{self, Report};
 use crate::observe::{Stages, Terminal, log, threads};
 use crate::train::dataset::Dataset;
-use crate::train::events::reports_by_task;
 use crate::train::trained::Trained;
+use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -48,6 +48,16 @@ pub fn run(args: Args, voice: Voice) -> i32 {
     })
 }
 
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Evaluated<'a> {
+    checkpoint: String,
+    step: u64,
+    rows: u64,
+    #[serde(flatten)]
+    report: &'a Report,
+}
+
 fn eval(comm: &Comm, args: &Args) -> Result<i32> {
     let mut trained = Trained::load(comm, &args.checkpoint)?;
     let store: Arc<dyn Store> = Arc::new(Local);
@@ -60,21 +70,18 @@ fn eval(comm: &Comm, args: &Args) -> Result<i32> {
         .ok_or_else(|| Error::internal("no data to evaluate"))?;
     data.relations = relations;
     let stages = Stages::start();
-    let reports = data.evaluate(comm, &mut trained.trainable, &trained.statistics, args.global_batch, &stages)?;
+    let report = data.evaluate(comm, &mut trained.trainable, &trained.statistics, args.global_batch, &stages)?;
     if comm.rank() != 0 {
         return Ok(0);
     }
     super::print(&if args.json {
-        let report = serde_json::json!({
-            "checkpoint": trained.path.display().to_string(),
-            "step": trained.step,
-            "rows": data.plan.rows,
-            "tasks": reports_by_task(&reports),
-        });
-        format!("{report}\n")
+        let checkpoint = trained.path.display().to_string();
+        let evaluated = Evaluated { checkpoint, step: trained.step, rows: data.plan.rows, report: &report };
+        let json = serde_json::to_string(&evaluated);
+        json.map_err(|e| Error::internal(format!("the metrics cannot be written: {e}")))? + "\n"
     } else {
         let head = format!("{} (step {}), {} rows\n", trained.path.display(), trained.step, data.plan.rows);
-        head + &metric::render(&reports)
+        head + &metric::render(&report)
     })?;
     Ok(0)
 }

@@ -193,7 +193,7 @@ impl Observer for Watcher {
         }
         match notice {
             Notice::Eval(e) => {
-                let table = metric::render(&e.tasks);
+                let table = metric::render(&e.report);
                 self.progress.message(&format!("{} after step {}\n{}", e.split, e.step, table.trim_end()));
                 self.progress.restart_clock();
             }

@@ -102,6 +102,9 @@ fn data(data: &Data, global_batch: usize) -> Result<()> {
                 .fix("give a glob, a folder or a file, for example `logs/*.parquet`"));
         }
     }
+    if data.scenario.as_deref() == Some("") {
+        return Err(wrong("data.scenario", "the name of a column is empty").fix("leave it out for no scenarios"));
+    }
     at_least_one("data.shuffle_window", data.shuffle_window)?;
     at_least_one("data.prefetch", data.prefetch)?;
     let Some(lanes) = data.lanes else { return Ok(()) };

@@ -106,6 +106,9 @@ pub struct Data {
     /// Column with a weight per row, applied to every task's loss.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<String>,
+    /// Column of the row's scenario: the values seen in training are numbered, and metrics reported for each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scenario: Option<String>,
     /// Batches decoded ahead of training.
     #[serde(default = "defaults::prefetch")]
     pub prefetch: usize,

@@ -5,9 +5,11 @@
 //! ids[f]     [7, 7, 3]  []           ragged: offsets + ids     (categorical, sequence, cross, quantile)
 //! dense      x₀ x₁ … xₙ | x₀ x₁ … xₙ  rows × dense_width        (numeric, vector), transformed
 //! targets[k] y, weight  | y, 0        weight 0 = no label (null, or `where` is false)
+//! scenarios  number of the row's scenario           (where the job names a column of them)
 //! slots      position of the row in the global batch, whatever the number of ranks
 //! ```
 
+use super::schema::Schema;
 use std::ops::Range;
 
 /// The ids of one feature for every row of a batch.
@@ -80,6 +82,8 @@ pub struct Batch {
     pub slots: Vec<u32>,
     /// False for padding.
     pub present: Vec<bool>,
+    /// Number of each row's scenario ([`super::scenarios`]); empty where the job has none.
+    pub scenarios: Vec<u32>,
     /// Keys of the GAUC columns: one vector per distinct `gauc:` column, in the order of
     /// `Schema::group_columns`. Empty in training.
     pub groups: Vec<Vec<u64>>,
@@ -121,6 +125,7 @@ impl Batch {
         self.dense.clear();
         self.slots.clear();
         self.present.clear();
+        self.scenarios.clear();
         self.origin.clear();
         self.rows = 0;
     }
@@ -143,6 +148,9 @@ impl Batch {
         for (out, group) in self.groups.iter_mut().zip(&block.groups) {
             out.extend(rows.iter().map(|&row| group[row as usize]));
         }
+        if !block.scenarios.is_empty() {
+            self.scenarios.extend(rows.iter().map(|&row| block.scenarios[row as usize]));
+        }
         self.origin.extend(rows.iter().map(|&row| block.origin[row as usize]));
         self.present.resize(self.present.len() + rows.len(), true);
         self.rows += rows.len();
@@ -162,17 +170,21 @@ impl Batch {
         for (out, group) in self.groups.iter_mut().zip(&block.groups) {
             out.extend_from_slice(&group[rows.clone()]);
         }
+        if !block.scenarios.is_empty() {
+            self.scenarios.extend_from_slice(&block.scenarios[rows.clone()]);
+        }
         self.origin.extend_from_slice(&block.origin[rows.clone()]);
         self.present.resize(self.present.len() + rows.len(), true);
         self.rows += rows.len();
     }
 
-    /// Appends one padding row, which carries no ids and no labels.
-    pub fn append_padding(&mut self, dense_width: usize, slot: u32) {
+    /// Appends one padding row, which carries no ids and no labels; its scenario is the first.
+    pub fn append_padding(&mut self, schema: &Schema, slot: u32) {
         for column in &mut self.ids {
             column.offsets.push(column.ids.len() as u32);
         }
-        self.dense.resize(self.dense.len() + dense_width, 0.0);
+        self.dense.resize(self.dense.len() + schema.dense_width, 0.0);
+        self.scenarios.extend(schema.scenario.map(|_| 0));
         for target in &mut self.targets {
             target.label.push(0.0);
             target.weight.push(0.0);
@@ -204,6 +216,7 @@ mod tests {
             batch.targets[0].label.push(row as f32 + 0.5);
             batch.targets[0].weight.push(1.0 / (row as f32 + 1.0));
             batch.groups[0].push(row as u64 + 1000);
+            batch.scenarios.push(row as u32 % 3);
             batch.origin.push(Origin { row_group: 3, row: row as u32 });
             batch.present.push(true);
         }
@@ -230,6 +243,7 @@ mod tests {
                 let target = |batch: &Batch, row: usize| (batch.targets[0].label[row], batch.targets[0].weight[row]);
                 prop_assert_eq!(target(&picked, row), target(&block, from));
                 prop_assert_eq!((picked.groups[0][row], picked.origin[row]), (block.groups[0][from], block.origin[from]));
+                prop_assert_eq!(picked.scenarios[row], block.scenarios[from]);
             }
             prop_assert_eq!((picked.rows, picked.present.len()), (1 + picks.len(), 1 + picks.len()));
         }

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::random::mix;
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::buffer::NullBuffer;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Stands for a null in a cross, and as the group of rows whose GAUC key is null.
@@ -36,6 +37,8 @@ pub struct Decoder {
     dense: Vec<Option<Numeric>>,
     /// Statistics of each id feature; `None` unless it is a quantile.
     quantile: Vec<Option<Numeric>>,
+    /// Numbers of the scenarios by id, and that of any other id.
+    scenarios: (HashMap<u64, u32>, u32),
     hashes: Vec<DictionaryHashes>,
     pairing: Pairing,
     ids: Vec<u64>,
@@ -56,7 +59,7 @@ impl Input<'_> {
 }
 
 impl Decoder {
-    /// A decoder; fails if a numeric feature has no statistics.
+    /// A decoder; fails if a numeric feature has no statistics, or the job's scenarios are not known.
     pub fn new(schema: Arc<Schema>, statistics: &Statistics) -> Result<Self> {
         let of = |name: &str| statistics.get(name).cloned().map(Some);
         let dense = schema.dense_features.iter().map(|f| if f.transform.is_some() { of(&f.name) } else { Ok(None) });
@@ -64,9 +67,14 @@ impl Decoder {
         let is_quantile = |f: &IdFeature| matches!(f.source, IdSource::Quantile { .. });
         let quantile = schema.id_features.iter().map(|f| if is_quantile(f) { of(&f.name) } else { Ok(None) });
         let quantile = quantile.collect::<Result<_>>()?;
+        let scenarios = match (schema.scenario, statistics.scenarios()) {
+            (None, _) => (HashMap::new(), 0),
+            (Some(_), Some(scenarios)) => (scenarios.numbers(), scenarios.other()),
+            (Some(_), None) => return Err(Error::internal("rows have scenarios that no pass has numbered")),
+        };
         let hashes = schema.columns.iter().map(|_| DictionaryHashes::default()).collect();
         let pairing = Pairing::default();
-        Ok(Self { schema, dense, quantile, hashes, pairing, ids: Vec::new(), numbers: Vec::new() })
+        Ok(Self { schema, dense, quantile, scenarios, hashes, pairing, ids: Vec::new(), numbers: Vec::new() })
     }
 
     /// Draws what the pairs of a training row need.
@@ -143,6 +151,9 @@ impl Decoder {
             self.scalar_ids(&input(column), column, place)?;
             group.append(&mut self.ids);
         }
+        if let Some(column) = schema.scenario {
+            self.append_scenarios(&input(column), column, place, &mut out.scenarios)?;
+        }
         out.origin.extend((0..rows as u32).map(|i| Origin { row_group: place.row_group, row: place.first_row + i }));
         out.present.resize(out.present.len() + rows, true);
         out.rows += rows;
@@ -157,6 +168,18 @@ impl Decoder {
         if let Some(nulls) = &input.nulls {
             self.ids.iter_mut().enumerate().filter(|(row, _)| nulls.is_null(*row)).for_each(|(_, id)| *id = NULL_ID);
         }
+        Ok(())
+    }
+
+    /// One number a row; nulls and ids that training has not seen have that of "other".
+    fn append_scenarios(&mut self, input: &Input, column: usize, place: &Place, out: &mut Vec<u32>) -> Result<()> {
+        self.scalar_ids(input, column, place)?;
+        let (numbers, other) = &self.scenarios;
+        let number = |(row, id): (usize, &u64)| match input.is_null(row) {
+            true => *other,
+            false => numbers.get(id).copied().unwrap_or(*other),
+        };
+        out.extend(self.ids.iter().enumerate().map(number));
         Ok(())
     }
 

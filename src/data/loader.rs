@@ -314,7 +314,7 @@ impl Shared {
             batch.slots.extend((first..first + batch.rows - before).map(|slot| slot as u32));
         }
         if batch.rows == 0 {
-            batch.append_padding(schema.dense_width, (self.lanes.start * self.layout.rows_per_lane) as u32);
+            batch.append_padding(schema, (self.lanes.start * self.layout.rows_per_lane) as u32);
         }
         Ok(batch)
     }

@@ -8,7 +8,7 @@
 //! stream     one lane: windows, permuted            loader      all lanes of a rank → one batch a step
 //! sharing    row groups that several lanes read    scan        files in order, all columns, for `predict`
 //! pairs      features → the sides of pairs      relations  what the log pairs, for negatives and ranking
-//! place      the address of rows, for messages
+//! place      the address of rows, for messages       scenarios  values of the scenario column, numbered
 //! ```
 
 pub mod accepts;
@@ -24,6 +24,7 @@ pub mod plan;
 pub mod reader;
 pub mod relations;
 pub mod scan;
+pub mod scenarios;
 pub mod schema;
 mod sharing;
 pub mod statistics;

@@ -41,6 +41,8 @@ pub struct Schema {
     pub tasks: Vec<TaskColumns>,
     /// Column of the row weight.
     pub weight: Option<usize>,
+    /// Column of the row's scenario.
+    pub scenario: Option<usize>,
     /// Names of the distinct GAUC columns (empty unless evaluating).
     pub group_columns: Vec<String>,
     groups: Vec<usize>,
@@ -57,6 +59,7 @@ impl Schema {
             dense_width: 0,
             tasks: Vec::new(),
             weight: None,
+            scenario: None,
             group_columns: Vec::new(),
             groups: Vec::new(),
         };
@@ -70,6 +73,9 @@ impl Schema {
         }
         if let (Some(weight), true) = (&job.data.weight, purpose != Purpose::Predict) {
             schema.weight = Some(schema.column(weight, Accepts::Number, "data.weight".to_string()));
+        }
+        if let Some(scenario) = &job.data.scenario {
+            schema.scenario = Some(schema.column(scenario, Accepts::Id, "data.scenario".to_string()));
         }
         Ok(schema)
     }

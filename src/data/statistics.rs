@@ -1,4 +1,4 @@
-//! Statistics of numeric features, from one pass over the training rows split over ranks.
+//! Statistics of numeric features, from one pass over the training rows split over ranks; with the scenarios.
 //!
 //! Each row group is summed up on its own (float64; means and squared deviations merged as in Chan, Golub
 //! & LeVeque 1979), the summaries are gathered, and every rank merges them in the order of the row groups:
@@ -8,6 +8,7 @@
 use super::lanes::Piece;
 use super::place::{Place, not_finite};
 use super::reader::Files;
+use super::scenarios::Scenarios;
 use super::schema::NumericFeature;
 use crate::comm::{Communicator, collectives};
 use crate::config::job::Transform;
@@ -29,6 +30,9 @@ const BATCH_ROWS: usize = 8192;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Statistics {
     features: BTreeMap<String, Numeric>,
+    /// Where the job names a scenario column.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    scenarios: Option<Scenarios>,
 }
 
 /// Statistics of one numeric feature over the training rows where it is not null.
@@ -66,24 +70,36 @@ impl Statistics {
         self.features.iter().map(|(name, numeric)| (name.as_str(), numeric))
     }
 
+    /// The scenarios, where the job names a column of them.
+    pub fn scenarios(&self) -> Option<&Scenarios> {
+        self.scenarios.as_ref()
+    }
+
+    /// Sets the scenarios.
+    pub fn set_scenarios(&mut self, scenarios: Scenarios) {
+        self.scenarios = Some(scenarios);
+    }
+
     /// Sets the statistics of a feature.
     pub fn insert(&mut self, feature: &str, numeric: Numeric) {
         self.features.insert(feature.to_string(), numeric);
     }
 
-    /// Reads the numeric columns of all row groups, each on one rank. Collective; an error on one rank is
-    /// returned by all.
+    /// Reads the numeric columns of all row groups and the scenario column, each on one rank. Collective; an error
+    /// on one rank is returned by all.
     pub fn collect(comm: &dyn Communicator, files: &Files) -> Result<Self> {
+        let scenarios = Scenarios::collect(comm, files)?;
         let schema = files.schema();
         let features = schema.numeric_features();
         if features.is_empty() {
-            return Ok(Self::default());
+            return Ok(Self { scenarios, ..Self::default() });
         }
         let groups = files.plan().row_groups.len() as u32;
         let mine: Vec<u32> = (comm.rank() as u32..groups).step_by(comm.size()).collect();
         let summaries: Vec<_> = mine.par_iter().map(|&group| summarise(files, &features, group)).collect();
         let summaries = summaries.into_iter().collect::<Result<Vec<Vec<Summary>>>>();
-        gather(comm, &features, groups as usize, collectives::agree(comm, summaries)?)
+        let numeric = gather(comm, &features, groups as usize, collectives::agree(comm, summaries)?)?;
+        Ok(Self { scenarios, ..numeric })
     }
 }
 

@@ -17,11 +17,15 @@ mod pairs;
 mod ranking;
 mod regression;
 mod render;
+mod report;
+mod scenarios;
 mod sum;
 
 pub use evaluator::{Evaluator, TaskReport, Value, score};
 pub use ranking::Ranking;
 pub use render::render;
+pub use report::{Report, ScenarioReport};
+pub use scenarios::ByScenario;
 
 use crate::comm::Communicator;
 use crate::config::job::TaskKind;

@@ -1,17 +1,30 @@
 //! The metrics of an evaluation as a table for people.
 
-use super::{TaskReport, Value};
+use super::report::headline;
+use super::{Report, ScenarioReport, TaskReport, Value};
 
 /// Values that stand in JSON only, so that the table of a binary task fits a terminal; the bound of an AUC that
 /// is not exact stands beside it.
 const NOT_SHOWN: [&str; 5] = ["auc_bound", "gauc_equal", "gauc_groups", "gauc_skipped", "queries_skipped"];
 
+/// Rows without a scenario, or with one that training has not seen.
+const OTHER: &str = "(other)";
+
 /// Headings that are shorter than the name in JSON.
 const SHORT: [(&str, &str); 1] = [("normalized_entropy", "ne")];
 
+/// The table of all rows, then, where there are scenarios, one line for each of them.
+pub fn render(report: &Report) -> String {
+    let tasks = by_task(&report.tasks);
+    if report.scenarios.is_empty() {
+        return tasks;
+    }
+    format!("{tasks}\n{}", by_scenario(&report.scenarios))
+}
+
 /// One line per task, one aligned column per metric. An AUC that is not exact carries its bound
 /// (`0.812345 ±2e-7`); a value that does not exist says `undefined`, a metric that does not apply `-`.
-pub fn render(reports: &[TaskReport]) -> String {
+fn by_task(reports: &[TaskReport]) -> String {
     let mut names: Vec<&str> = Vec::new();
     for name in reports.iter().flat_map(|report| &report.values).map(|(name, _)| name.as_ref()) {
         if !NOT_SHOWN.contains(&name) && !names.contains(&name) {
@@ -24,8 +37,32 @@ pub fn render(reports: &[TaskReport]) -> String {
         let cells = names.iter().map(|name| cell(report, name));
         table.push(std::iter::once(report.task.clone()).chain(cells).collect());
     }
+    aligned(&table)
+}
+
+/// One line per scenario: its rows and the first metric of every task. The rest is in JSON.
+fn by_scenario(reports: &[ScenarioReport]) -> String {
+    let mut head = vec!["scenario".to_string(), "rows".to_string()];
+    let tasks = reports.first().map_or(&[][..], |report| &report.tasks);
+    let shown: Vec<usize> = (0..tasks.len()).filter(|&task| headline(&tasks[task]).is_some()).collect();
+    head.extend(shown.iter().filter_map(|&task| {
+        let (name, _) = headline(&tasks[task])?;
+        Some(format!("{} {}", tasks[task].task, heading(name)))
+    }));
+    let mut table = vec![head];
+    for ScenarioReport { scenario, rows, tasks } in reports {
+        let name = scenario.clone().unwrap_or_else(|| OTHER.to_string());
+        let cells = shown.iter().filter_map(|&task| Some(cell(&tasks[task], &headline(&tasks[task])?.0)));
+        table.push([name, rows.to_string()].into_iter().chain(cells).collect());
+    }
+    aligned(&table)
+}
+
+/// Rows of cells as lines, the first column to the left and the others to the right.
+fn aligned(table: &[Vec<String>]) -> String {
+    let columns = table.first().map_or(0, Vec::len);
     let widths: Vec<usize> =
-        (0..=names.len()).map(|i| table.iter().map(|row| row[i].chars().count()).max().unwrap_or(0)).collect();
+        (0..columns).map(|i| table.iter().map(|row| row[i].chars().count()).max().unwrap_or(0)).collect();
     let line = |row: &Vec<String>| {
         let mut line = format!("{:<width$}", row[0], width = widths[0]);
         for (cell, width) in row.iter().zip(&widths).skip(1) {
@@ -86,7 +123,34 @@ mod tests {
         let want = "task              auc    logloss        ne  rows\n\
                     click  0.812346 ±2e-7  1.2000e-5  0.500000  1200\n\
                     buy         undefined          -         -     7\n";
-        assert_eq!(render(&reports), want);
-        assert_eq!(render(&[]), "task\n");
+        assert_eq!(by_task(&reports), want);
+        assert_eq!(by_task(&[]), "task\n");
+    }
+
+    #[test]
+    fn scenarios_follow_the_whole_in_one_line_each() {
+        let task = |task: &str, name: &'static str, value| TaskReport {
+            task: task.into(),
+            values: vec![(name.into(), value), ("rows".into(), Value::Count(2))],
+        };
+        let tasks = |auc| vec![task("click", "auc", auc), task("kind", "logloss", Value::Real(0.5))];
+        let scenario = |scenario: Option<&str>, rows, auc| ScenarioReport {
+            scenario: scenario.map(String::from),
+            rows,
+            tasks: tasks(auc),
+        };
+        let whole = Report { tasks: tasks(Value::Real(0.75)), scenarios: Vec::new() };
+        let scenarios = vec![scenario(Some("18"), 1200, Value::Real(0.8)), scenario(None, 7, Value::Undefined)];
+        let report = Report { scenarios, ..whole.clone() };
+        let want = "\n\
+                    scenario  rows  click auc  kind logloss\n\
+                    18        1200   0.800000      0.500000\n\
+                    (other)      7  undefined      0.500000\n";
+        assert_eq!(render(&report), render(&whole) + want);
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["tasks"]["click"]["auc"], 0.75);
+        assert_eq!(json["scenarios"][0]["scenario"], "18");
+        assert_eq!(json["scenarios"][1]["tasks"]["click"]["auc"], serde_json::Value::Null);
+        assert!(serde_json::to_value(&whole).unwrap().get("scenarios").is_none());
     }
 }

@@ -91,6 +91,7 @@ mod tests {
                 mask: Tensor::ones((1, 2), DType::F32, &Device::Cpu).unwrap(),
             }],
             dense: tensor(&[], &[1, 0]),
+            scenarios: [].into(),
             classes: [].into(),
         };
         for (train, like) in [(true, vec![11.0 - 1.0, 11.0 - 2.0]), (false, vec![11.0])] {

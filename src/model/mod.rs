@@ -50,6 +50,8 @@ pub struct InputSpec {
     pub outputs: Vec<usize>,
     /// Names of the tasks.
     pub tasks: Vec<String>,
+    /// Names of the scenarios, where the job names a column of them; else empty.
+    pub scenarios: Vec<String>,
     /// One per task where the tasks are relations between two features, else empty.
     pub pairs: Vec<PairSpec>,
 }
@@ -88,6 +90,9 @@ pub struct Input {
     pub sequences: Vec<Sequence>,
     /// Dense features `[B, dense_width]`.
     pub dense: Tensor,
+    /// Number of each row's scenario: an index into [`InputSpec::scenarios`], or their number for "other" (a value that
+    /// training has not seen, or none). Empty where the job has no scenarios.
+    pub scenarios: Arc<[u32]>,
     /// The class of each row, where a step of training asks for [`Model::row_classes`]; else empty.
     pub classes: Arc<[u32]>,
 }

@@ -23,6 +23,7 @@ fn spec() -> InputSpec {
         dense_width: 2,
         outputs: vec![1, 1, 3],
         tasks: TASKS.map(String::from).to_vec(),
+        scenarios: Vec::new(),
         pairs: Vec::new(),
     }
 }
@@ -83,7 +84,8 @@ fn input(pooled: &Tensor, values: &Tensor, start: usize) -> Input {
         pooled: pooled.clone(),
         sequences: vec![Sequence { values: values.clone(), mask }],
         dense,
-        classes: Arc::from([]),
+        scenarios: [].into(),
+        classes: [].into(),
     }
 }
 
@@ -233,8 +235,9 @@ fn logits_match_the_equations_in_plain_operations() {
         let mut store = ParamStore::new(5);
         let model = build(&mut component(job), &plain_spec, &mut store).unwrap();
         let x = random(&[ROWS, 5], 1);
-        let input =
-            Input { pooled: x.clone(), sequences: Vec::new(), dense: random(&[ROWS, 0], 0), classes: Arc::from([]) };
+        let dense = random(&[ROWS, 0], 0);
+        let (sequences, scenarios, classes) = (Vec::new(), [].into(), [].into());
+        let input = Input { pooled: x.clone(), sequences, dense, scenarios, classes };
         let logits = model.forward(&input, &context(true, ROWS)).unwrap().logits;
         let exact = equations(&Plain::of(&store), &x.to_dtype(DType::F64).unwrap());
         for ((z, exact), task) in logits.iter().zip(&exact).zip(TASKS) {

@@ -14,7 +14,7 @@ use crate::data::schema::{Purpose, Schema, TaskColumns};
 use crate::data::statistics::Statistics;
 use crate::data::store::Store;
 use crate::error::{Error, Result};
-use crate::metric::{self, Evaluator, TaskReport};
+use crate::metric::{self, ByScenario, Evaluator, Report};
 use crate::observe::{Stage, Stages};
 use std::sync::Arc;
 
@@ -48,7 +48,7 @@ impl Dataset {
         Ok(Some(Self { plan: Arc::new(plan), schema: Arc::new(schema), relations: None, store: store.clone() }))
     }
 
-    /// Statistics of the numeric features over all rows. Collective.
+    /// Statistics of the numeric features over all rows, and the scenarios. Collective.
     pub fn statistics(&self, comm: &Comm) -> Result<Statistics> {
         let files = Files::new(self.store.clone(), self.plan.clone(), self.schema.clone(), Columns::Needed);
         Statistics::collect(comm.as_ref(), &files)
@@ -107,31 +107,36 @@ impl Dataset {
         statistics: &Arc<Statistics>,
         global_batch: usize,
         stages: &Stages,
-    ) -> Result<Vec<TaskReport>> {
+    ) -> Result<Report> {
         let _eval = stages.guard(Stage::Eval);
         let layout = Layout::evaluate(self.plan.rows, global_batch, comm.size());
         let mut loader = self.loader(comm, statistics, layout, Order::sequential(), Cursor::default(), 2)?;
-        let mut evaluator = Evaluator::new(&self.metric_tasks(), self.plan.rows);
+        let (tasks, rows) = (self.metric_tasks(), self.plan.rows);
+        let names = statistics.scenarios().map_or(&[][..], |scenarios| scenarios.names());
+        let mut scorer =
+            Scorer { whole: Evaluator::new(&tasks, rows), scenarios: ByScenario::new(&tasks, rows, names) };
         let mut positives = Positives::new(&self.schema, trainable)?;
         let mut scored = Ok(());
         // What fails on one rank ends all of them before the next exchange.
         while let Some(batch) = collectives::agree(comm.as_ref(), scored.and_then(|()| loader.next()))? {
             positives.add(&batch);
             let logits = trainable.infer(comm, &batch)?;
-            scored = self.score(&mut evaluator, &batch, &logits);
+            scored = self.score(&mut scorer, &batch, &logits);
         }
-        let mut reports = evaluator.finish(comm.as_ref())?;
+        let mut tasks = scorer.whole.finish(comm.as_ref())?;
         for (task, values) in positives.rank(comm.as_ref(), trainable, self.relations.as_deref())? {
-            reports[task].values.splice(0..0, values);
+            tasks[task].values.splice(0..0, values);
         }
-        Ok(reports)
+        Ok(Report { tasks, scenarios: scorer.scenarios.finish(comm.as_ref())? })
     }
 
-    fn score(&self, evaluator: &mut Evaluator, batch: &Batch, logits: &[Vec<f32>]) -> Result<()> {
+    fn score(&self, scorer: &mut Scorer, batch: &Batch, logits: &[Vec<f32>]) -> Result<()> {
         check_predictions(&self.schema, &self.plan, batch, logits)?;
+        scorer.scenarios.count(&batch.scenarios, &batch.present)?;
         for (task, (logits, target)) in logits.iter().zip(&batch.targets).enumerate() {
             let groups = self.schema.tasks[task].group.map_or(&[][..], |group| &batch.groups[group]);
-            evaluator.add(task, logits, &target.label, &target.weight, groups)?;
+            scorer.whole.add(task, logits, &target.label, &target.weight, groups)?;
+            scorer.scenarios.add(&batch.scenarios, task, logits, (&target.label, &target.weight), groups)?;
         }
         Ok(())
     }
@@ -146,6 +151,12 @@ impl Dataset {
         };
         self.schema.tasks.iter().map(task).collect()
     }
+}
+
+/// The metrics of an evaluation while it runs.
+struct Scorer {
+    whole: Evaluator,
+    scenarios: ByScenario,
 }
 
 /// A model that diverged predicts NaN or infinity for some rows. They must not pass for scores.

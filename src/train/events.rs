@@ -3,11 +3,11 @@
 
 use crate::balance::{conflict, gram};
 use crate::error::Result;
-use crate::metric::TaskReport;
+use crate::metric::Report;
 use crate::observe::{Event, Events};
 use crate::train::init::Report;
 use crate::train::step::StepReport;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 /// Something that happened in a run.
@@ -140,9 +140,9 @@ pub struct Evaluation {
     pub epoch: u64,
     /// `valid` or `test`.
     pub split: &'static str,
-    /// Metrics by task.
-    #[serde(serialize_with = "as_map")]
-    pub tasks: Vec<TaskReport>,
+    /// Metrics by task, of the whole and of scenarios.
+    #[serde(flatten)]
+    pub report: Report,
     /// Rows a second over all ranks.
     pub samples_per_s: f64,
 }
@@ -185,16 +185,6 @@ impl Step {
             grad_norm: report.grad_norm,
         }
     }
-}
-
-/// `{task: report}`.
-pub fn reports_by_task(reports: &[TaskReport]) -> Map<String, Value> {
-    let value = |report| serde_json::to_value(report).unwrap_or(Value::Null);
-    reports.iter().map(|report| (report.task.clone(), value(report))).collect()
-}
-
-fn as_map<S: Serializer>(reports: &[TaskReport], serializer: S) -> std::result::Result<S::Ok, S::Error> {
-    reports_by_task(reports).serialize(serializer)
 }
 
 fn by_task(names: &[String], values: &[f64]) -> Map<String, Value> {

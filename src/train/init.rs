@@ -61,10 +61,16 @@ impl Init {
         let saved = saved_job(&self.manifest).and_then(|old| Ok((old, persist::statistics(&self.manifest)?)));
         let (old, known) = collectives::agree(comm.as_ref(), saved)?;
         let matches = Matches::new(&numeric(job), &numeric(&old));
-        let fresh = matches.loaded.len() < numeric(job).len();
+        // Parameters of scenarios go by number: the same column keeps the numbers it had.
+        let scenarios = known.scenarios().filter(|_| job.data.scenario == old.data.scenario);
+        let renumbers = job.data.scenario.is_some() && scenarios.is_none();
+        let fresh = matches.loaded.len() < numeric(job).len() || renumbers;
         let mut statistics = if fresh { train.statistics(comm)? } else { Statistics::default() };
         for name in &matches.loaded {
             statistics.insert(name, collectives::agree(comm.as_ref(), known.get(name))?.clone());
+        }
+        if let Some(scenarios) = scenarios {
+            statistics.set_scenarios(scenarios.clone());
         }
         Ok((statistics, matches))
     }

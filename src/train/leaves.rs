@@ -54,6 +54,7 @@ impl Leaves {
             pooled: leaf(std::mem::take(&mut lookup.pooled), (rows, width), lookup.trains_pooled)?,
             sequences,
             dense: Tensor::from_slice(&batch.dense, (rows, spec.dense_width), &Device::Cpu)?,
+            scenarios: batch.scenarios.as_slice().into(),
             classes: Arc::from([]),
         };
         Ok(Self { input })
@@ -97,9 +98,9 @@ mod tests {
         let (pooled, apart) = (values(&[1.0, 2.0]), values(&[3.0]));
         let mask = Tensor::ones((1, 1), candle_core::DType::F32, &Device::Cpu).unwrap();
         let sequences = vec![Sequence { values: apart.clone(), mask }];
-        let leaves = Leaves {
-            input: Input { pooled: pooled.clone(), sequences, dense: pooled.clone(), classes: Arc::from([]) },
-        };
+        let (scenarios, classes) = (Arc::from([]), Arc::from([]));
+        let input = Input { pooled: pooled.clone(), sequences, dense: pooled.clone(), scenarios, classes };
+        let leaves = Leaves { input };
         let square = pooled.sqr().unwrap().sum_all().unwrap().backward().unwrap();
         let sum = (pooled.sum_all().unwrap() + apart.sum_all().unwrap()).unwrap().backward().unwrap();
         let LeafGradients { pooled, sequences } = leaves.gradients(&[(1.0, &square), (0.5, &sum)]).unwrap();

@@ -150,6 +150,7 @@ const FIXED: [&str; 13] = [
     "data.lanes",
     "data.shuffle_window",
     "data.weight",
+    "data.scenario",
     "checkpoint.buckets",
 ];
 

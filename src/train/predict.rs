@@ -70,7 +70,7 @@ pub fn predict(
 /// A batch of one padding row.
 fn padding(data: &Dataset) -> Batch {
     let mut batch = empty_batch(&data.schema);
-    batch.append_padding(data.schema.dense_width, 0);
+    batch.append_padding(&data.schema, 0);
     batch
 }
 

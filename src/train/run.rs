@@ -20,7 +20,7 @@ use crate::data::lanes::{Cursor, Layout, Order};
 use crate::data::loader::Loader;
 use crate::data::statistics::Statistics;
 use crate::error::Result;
-use crate::metric::TaskReport;
+use crate::metric::Report;
 use crate::nn::Kernels;
 use crate::observe::{Stage, Stages};
 use crate::optim::Schedule;
@@ -215,20 +215,20 @@ impl Run {
     }
 
     /// Evaluates the best checkpoint of the run on `data.test`, if there is one.
-    pub fn test(&mut self, observer: &mut dyn Observer) -> Result<Option<Vec<TaskReport>>> {
+    pub fn test(&mut self, observer: &mut dyn Observer) -> Result<Option<Report>> {
         let Some(test) = self.test.clone() else { return Ok(None) };
         let step = self.progress.best.map_or(self.step, |(step, _)| step);
         let began = Instant::now();
         let batch = self.job.train.eval.global_batch;
-        let reports = if step == self.step {
+        let report = if step == self.step {
             test.evaluate(&self.comm, &mut self.trainable, &self.statistics, batch, &self.stages)?
         } else {
             let path = CheckpointDir::of_run(&self.run_dir).step(step);
             let mut best = Trained::load(&self.comm, &path)?;
             test.evaluate(&self.comm, &mut best.trainable, &best.statistics, batch, &self.stages)?
         };
-        self.announce("test", step, &test, began, &reports, observer)?;
-        Ok(Some(reports))
+        self.announce("test", step, &test, began, &report, observer)?;
+        Ok(Some(report))
     }
 
     fn loader(&self, cursor: Cursor) -> Result<Loader> {
@@ -263,15 +263,15 @@ impl Run {
         let Some(valid) = self.valid.clone() else { return Ok(false) };
         let began = Instant::now();
         let batch = self.job.train.eval.global_batch;
-        let reports = valid.evaluate(&self.comm, &mut self.trainable, &self.statistics, batch, &self.stages)?;
-        self.announce("valid", self.step, &valid, began, &reports, observer)?;
+        let report = valid.evaluate(&self.comm, &mut self.trainable, &self.statistics, batch, &self.stages)?;
+        self.announce("valid", self.step, &valid, began, &report, observer)?;
         self.progress.evaluated = Some(self.step);
-        let better = self.best.better(&reports, self.progress.best.map(|(_, best)| best))?;
+        let better = self.best.better(&report.tasks, self.progress.best.map(|(_, best)| best))?;
         if let Some(value) = better {
             self.progress.best = Some((self.step, value));
         }
         if let Some(goal) = &self.stop {
-            match goal.better(&reports, self.progress.stop_best)? {
+            match goal.better(&report.tasks, self.progress.stop_best)? {
                 Some(value) => (self.progress.stop_best, self.progress.stale) = (Some(value), 0),
                 None => self.progress.stale += 1,
             }
@@ -285,12 +285,12 @@ impl Run {
         step: u64,
         data: &Dataset,
         began: Instant,
-        reports: &[TaskReport],
+        report: &Report,
         observer: &mut dyn Observer,
     ) -> Result<()> {
         let samples_per_s = data.plan.rows as f64 / began.elapsed().as_secs_f64();
-        let tasks = reports.to_vec();
-        self.tell(observer, Notice::Eval(Evaluation { step, epoch: self.cursor.epoch, split, tasks, samples_per_s }))
+        let report = report.clone();
+        self.tell(observer, Notice::Eval(Evaluation { step, epoch: self.cursor.epoch, split, report, samples_per_s }))
     }
 
     fn save(&mut self, observer: &mut dyn Observer) -> Result<()> {

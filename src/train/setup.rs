@@ -19,13 +19,23 @@ use send_wrapper::SendWrapper;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Builds everything that is trained, without a word to other ranks. Fills the resolved options of the components
-/// into `job`. What is `frozen` has no part in any update.
-pub fn build(comm: &Comm, job: &mut Job, schema: &Schema, frozen: Frozen) -> Result<Trainable> {
+/// Builds everything that is trained, without a word to other ranks. `scenarios` are the names of those where the job
+/// names a column of them. Fills the resolved options of the components into `job`. What is `frozen` has no part in any
+/// update.
+pub fn build(
+    comm: &Comm,
+    job: &mut Job,
+    schema: &Schema,
+    scenarios: &[String],
+    frozen: Frozen,
+) -> Result<Trainable> {
     let mut tasks = task_specs(job);
     let tables = table_specs(job, schema, &frozen)?;
     let bags = bag_specs(job, schema, &tables);
-    let spec = input_spec(job, schema, &bags, &tables, &tasks)?;
+    let mut spec = input_spec(job, schema, &bags, &tables, &tasks)?;
+    if schema.scenario.is_some() {
+        spec.scenarios = scenarios.to_vec();
+    }
     let rule = frozen.clone();
     let mut store = ParamStore::new(job.seed).freezing(move |name, shape| rule.parameter(name, shape));
     let model = model::build(&mut job.model, &spec, &mut store)?;
@@ -208,7 +218,7 @@ struct Reach {
 /// Found by one backward pass per trained task on a made-up batch. Says to each task whether its loss reaches anything
 /// that is not frozen.
 fn reach(model: &dyn Model, input: &Input, store: &ParamStore, tasks: &mut [TaskSpec]) -> Result<Reach> {
-    let context = made_up_context()?;
+    let context = made_up_context(input.pooled.dim(0)?)?;
     let output = model.forward(input, &context)?;
     let mut reached = vec![0usize; store.vars().len()];
     for (number, task) in tasks.iter_mut().enumerate() {
@@ -233,7 +243,10 @@ fn reach(model: &dyn Model, input: &Input, store: &ParamStore, tasks: &mut [Task
     Ok(Reach { shared, representation: !output.representation.is_empty() })
 }
 
+/// A row of ones for each scenario, "other" included, so that the parameters of every one are reached; at least two rows.
 fn made_up_input(spec: &InputSpec, embeddings: &Embeddings) -> Result<Input> {
+    let scenarios: Arc<[u32]> = (0..=spec.scenarios.len() as u32).filter(|_| !spec.scenarios.is_empty()).collect();
+    let rows = scenarios.len().max(2);
     let device = &Device::Cpu;
     let width: usize = spec.fields.iter().map(|f| f.width).sum();
     let sequences = spec
@@ -242,27 +255,28 @@ fn made_up_input(spec: &InputSpec, embeddings: &Embeddings) -> Result<Input> {
         .zip(embeddings.trains_sequences())
         .map(|(s, trained)| {
             Ok(Sequence {
-                values: leaf(vec![1.0; 2 * s.max_len * s.dim], (2, s.max_len, s.dim), trained)?,
-                mask: Tensor::ones((2, s.max_len), candle_core::DType::F32, device)?,
+                values: leaf(vec![1.0; rows * s.max_len * s.dim], (rows, s.max_len, s.dim), trained)?,
+                mask: Tensor::ones((rows, s.max_len), candle_core::DType::F32, device)?,
             })
         })
         .collect::<Result<_>>()?;
     Ok(Input {
-        pooled: leaf(vec![1.0; 2 * width], (2, width), embeddings.trains_pooled())?,
+        pooled: leaf(vec![1.0; rows * width], (rows, width), embeddings.trains_pooled())?,
         sequences,
-        dense: Tensor::ones((2, spec.dense_width), candle_core::DType::F32, device)?,
-        classes: Arc::from([0, 0].as_slice()),
+        dense: Tensor::ones((rows, spec.dense_width), candle_core::DType::F32, device)?,
+        scenarios,
+        classes: vec![0; rows].into(),
     })
 }
 
-fn made_up_context() -> Result<Context> {
+fn made_up_context(rows: usize) -> Result<Context> {
     Ok(Context {
         train: false,
         seed: 0,
         step: 0,
         progress: 0.0,
-        slots: Arc::from([0, 1].as_slice()),
-        present: Tensor::ones((2, 1), candle_core::DType::F32, &Device::Cpu)?,
+        slots: (0..rows as u32).collect(),
+        present: Tensor::ones((rows, 1), candle_core::DType::F32, &Device::Cpu)?,
         all_sum: SendWrapper::new(Rc::new(())),
         graph: Graph::tape(),
         kernels: Kernels::Fused,

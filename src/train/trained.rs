@@ -8,6 +8,7 @@ use crate::checkpoint::{self, Manifest};
 use crate::comm::{Comm, collectives};
 use crate::config::Checked;
 use crate::config::job::Job;
+use crate::data::scenarios::Scenarios;
 use crate::data::schema::{Purpose, Schema};
 use crate::data::statistics::Statistics;
 use crate::error::{Error, Result};
@@ -24,7 +25,7 @@ pub struct Trained {
     pub step: u64,
     /// Its parameters and this rank's buckets of its tables.
     pub trainable: Trainable,
-    /// Statistics of the numeric features.
+    /// Statistics of the numeric features, and the scenarios.
     pub statistics: Arc<Statistics>,
     /// Names the rows it was trained on.
     pub trained_on: String,
@@ -42,12 +43,14 @@ impl Trained {
         let (path, manifest, mut job) = collectives::agree(comm.as_ref(), found)?;
         // It was set for the machines and the number of ranks that trained.
         job.memory_limit = None;
+        let statistics = Arc::new(collectives::agree(comm.as_ref(), persist::statistics(&manifest))?);
+        let scenarios = statistics.scenarios().map_or(&[][..], Scenarios::names);
+        let frozen = Frozen::of_checkpoint(&manifest);
         let built = Schema::new(&job, Purpose::Predict)
-            .and_then(|schema| setup::build(comm, &mut job, &schema, Frozen::of_checkpoint(&manifest)));
+            .and_then(|schema| setup::build(comm, &mut job, &schema, scenarios, frozen));
         let mut trainable = collectives::agree(comm.as_ref(), built)?;
         let restored = persist::restore(comm.as_ref(), &path, &manifest, &mut trainable);
         collectives::agree(comm.as_ref(), restored)?;
-        let statistics = Arc::new(collectives::agree(comm.as_ref(), persist::statistics(&manifest))?);
         Ok(Self { job, path, step: manifest.step, trainable, statistics, trained_on: manifest.data })
     }
 }

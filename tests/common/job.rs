@@ -8,9 +8,9 @@ use tandem::checkpoint::CheckpointDir;
 use tandem::comm::{Comm, threads};
 use tandem::config::{self, Checked};
 use tandem::data::store::Local;
-use tandem::metric::TaskReport;
+use tandem::metric::{Report, TaskReport};
 use tandem::train::events::{Notice, Observer, Step};
-use tandem::train::init::Report;
+use tandem::train::init;
 use tandem::train::run::{Ending, Run};
 use tempfile::TempDir;
 
@@ -104,9 +104,9 @@ pub struct Seen {
     /// On rank 0.
     pub notices: Vec<Notice>,
     /// Metrics on `data.test`.
-    pub test: Option<Vec<TaskReport>>,
+    pub test: Option<Report>,
     /// What `init_from` brought.
-    pub begun_with: Option<Report>,
+    pub begun_with: Option<init::Report>,
 }
 
 impl Seen {
@@ -126,7 +126,7 @@ impl Seen {
         let mut evaluations = Vec::new();
         for notice in &self.notices {
             if let Notice::Eval(e) = notice {
-                evaluations.push((e.step, e.tasks.as_slice()));
+                evaluations.push((e.step, e.report.tasks.as_slice()));
             }
         }
         evaluations

@@ -56,7 +56,12 @@ fn the_best_and_the_newest_are_kept_and_the_best_is_tested() {
         let steps: Vec<u64> = evaluations.iter().map(|(step, _)| *step).collect();
         assert_eq!(steps, [2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 2], "every 2 steps, and the test of the best");
         // The test's rows are those of `data.valid`.
-        assert_same_metrics(seen.test.as_ref().unwrap(), evaluations[0].1, 1e-9, "the best checkpoint is tested");
+        assert_same_metrics(
+            &seen.test.as_ref().unwrap().tasks,
+            evaluations[0].1,
+            1e-9,
+            "the best checkpoint is tested",
+        );
     }
 }
 

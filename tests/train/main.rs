@@ -15,6 +15,7 @@ mod program;
 mod ranks;
 mod resume;
 mod retrieval;
+mod scenarios;
 mod scope;
 mod terms;
 mod uneven;

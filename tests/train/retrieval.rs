@@ -98,7 +98,8 @@ fn evaluate(place: &Workplace, checkpoint: &Path, ranks: usize) -> Vec<TaskRepor
         let log = open(&job.data.train, Purpose::Train)?;
         let mut valid = open(job.data.valid.as_ref().unwrap(), Purpose::Evaluate)?;
         valid.relations = log.collect_relations(&comm, &trained.statistics)?;
-        valid.evaluate(&comm, &mut trained.trainable, &trained.statistics, 16, &Stages::start())
+        let report = valid.evaluate(&comm, &mut trained.trainable, &trained.statistics, 16, &Stages::start())?;
+        Ok(report.tasks)
     };
     let mut all: Vec<_> = threads::run(ranks, threads::Options::unruly(ranks as u64), one)
         .into_iter()

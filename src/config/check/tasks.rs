@@ -96,9 +96,14 @@ fn classes(task: &Task, key: &str) -> Result<()> {
 
 /// A label that is also an input makes a perfect score in training and a useless model.
 fn no_leak(job: &Job) -> Result<()> {
+    let labels = |column: &str| job.tasks.iter().find(|task| task.label.as_deref() == Some(column));
+    if let Some(task) = job.data.scenario.as_deref().and_then(labels) {
+        return Err(wrong("data.scenario", format!("the scenario is the label of task `{}`", task.name))
+            .fix("name a column that is known before the label is"));
+    }
     for (i, feature) in job.features.iter().enumerate() {
         for column in feature.columns() {
-            if let Some(task) = job.tasks.iter().find(|task| task.label.as_deref() == Some(column)) {
+            if let Some(task) = labels(column) {
                 let what = format!(
                     "feature `{}` reads the column `{column}`, the label of task `{}`",
                     feature.name, task.name

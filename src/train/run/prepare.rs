@@ -7,7 +7,9 @@ use crate::comm::{Comm, collectives};
 use crate::config::Checked;
 use crate::config::job::Job;
 use crate::data::lanes::{Cursor, Layout};
+use crate::data::scenarios::Scenarios;
 use crate::data::schema::Purpose;
+use crate::data::statistics::Statistics;
 use crate::data::store::Store;
 use crate::error::{Error, Result};
 use crate::observe::Stages;
@@ -42,25 +44,38 @@ impl Run {
             open(Some(&job.data.train), Purpose::Train)?.ok_or_else(|| Error::internal("no training data"))?;
         let mut valid = open(job.data.valid.as_ref(), Purpose::Evaluate)?;
         let mut test = open(job.data.test.as_ref(), Purpose::Evaluate)?;
-        // What the job alone decides comes before the first pass over the data.
         let frozen = match &manifest {
             Some(manifest) => Ok(Frozen::of_checkpoint(manifest)),
             None => Frozen::of_job(&job, init.as_ref().map(Init::manifest)),
         };
-        let parts = frozen.and_then(|frozen| Parts::build(&comm, &mut job, &train, frozen));
-        let parts = collectives::agree(comm.as_ref(), parts)?;
+        let frozen = collectives::agree(comm.as_ref(), frozen)?;
+        let saved = manifest.as_ref().map(persist::statistics).transpose();
+        let saved = collectives::agree(comm.as_ref(), saved)?;
+        // What the job alone decides comes before the first pass over the data. Where that pass numbers the scenarios, the
+        // model is built again for them.
+        let build = |job: &mut Job, statistics: Option<&Statistics>| {
+            collectives::agree(comm.as_ref(), Parts::build(&comm, job, &train, frozen.clone(), statistics))
+        };
+        let mut parts = build(&mut job, saved.as_ref())?;
+        let (statistics, matches) = match (saved, &init) {
+            (Some(statistics), _) => (statistics, None),
+            (None, Some(init)) => {
+                let (statistics, matches) = init.statistics(&comm, &job, &train)?;
+                (statistics, Some(matches))
+            }
+            (None, None) => (train.statistics(&comm)?, None),
+        };
+        if manifest.is_none() && job.data.scenario.is_some() {
+            parts = build(&mut job, Some(&statistics))?;
+        }
         let Parts { layout, schedule, mut trainable, best, stop } = parts;
         if let Some(wanted) = trainable.model.row_classes() {
             let classes = RowClasses::random(wanted, &train.plan, job.seed);
             trainable.row_classes = Some(collectives::agree(comm.as_ref(), classes)?);
         }
-        let (statistics, begun_with) = match (&manifest, &init) {
-            (Some(manifest), _) => (collectives::agree(comm.as_ref(), persist::statistics(manifest))?, None),
-            (None, Some(init)) => {
-                let (statistics, matches) = init.statistics(&comm, &job, &train)?;
-                (statistics, Some(init.load(&comm, &mut trainable, matches)?))
-            }
-            (None, None) => (train.statistics(&comm)?, None),
+        let begun_with = match (&init, matches) {
+            (Some(init), Some(matches)) => Some(init.load(&comm, &mut trainable, matches)?),
+            _ => None,
         };
         let statistics = Arc::new(statistics);
         let relations = train.collect_relations(&comm, &statistics)?;
@@ -121,13 +136,23 @@ struct Parts {
 }
 
 impl Parts {
-    fn build(comm: &Comm, job: &mut Job, train: &Dataset, frozen: Frozen) -> Result<Self> {
+    /// Without `statistics` the scenarios are not known yet, and a made-up one stands for them.
+    fn build(
+        comm: &Comm,
+        job: &mut Job,
+        train: &Dataset,
+        frozen: Frozen,
+        statistics: Option<&Statistics>,
+    ) -> Result<Self> {
         let layout = Layout::train(train.plan.rows, job.train.global_batch, job.data.lanes)?;
         layout.hosted(comm.rank(), comm.size())?;
         job.data.lanes = Some(layout.lanes);
         let (best, stop) = (Goal::best(job)?, Goal::stop(job)?);
         let schedule = optim::schedule::build(&mut job.optimizer.schedule, layout.steps())?;
-        Ok(Self { layout, schedule, trainable: setup::build(comm, job, &train.schema, frozen)?, best, stop })
+        let scenarios = statistics.and_then(Statistics::scenarios).map(Scenarios::names);
+        let made_up = ["made up".to_string()];
+        let trainable = setup::build(comm, job, &train.schema, scenarios.unwrap_or(&made_up), frozen)?;
+        Ok(Self { layout, schedule, trainable, best, stop })
     }
 }
 
