@@ -5,14 +5,18 @@
 
 pub mod cgc;
 mod input;
+pub mod m2m;
 pub mod mf;
 pub mod mmoe;
 pub mod mpt;
 pub mod omoe;
 mod parts;
+pub mod pepnet;
 pub mod ple;
 mod registry;
+mod scenario;
 pub mod shared_bottom;
+pub mod star;
 mod term;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! The architectures by name.
 
-use super::{InputSpec, Model, cgc, mf, mmoe, mpt, omoe, ple, shared_bottom};
+use super::{InputSpec, Model, cgc, m2m, mf, mmoe, mpt, omoe, pepnet, ple, shared_bottom, star};
 use crate::config::{Component, unknown_kind};
 use crate::error::{Error, Result};
 use crate::nn::ParamStore;
@@ -13,12 +13,15 @@ pub type Build = fn(&mut Component, &InputSpec, &mut ParamStore) -> Result<Box<d
 /// Kinds in alphabetical order.
 const KINDS: &[(&str, Build)] = &[
     ("cgc", cgc::build),
+    ("m2m", m2m::build),
     ("mf", mf::build),
     ("mmoe", mmoe::build),
     ("mpt", mpt::build),
     ("omoe", omoe::build),
+    ("pepnet", pepnet::build),
     ("ple", ple::build),
     ("shared_bottom", shared_bottom::build),
+    ("star", star::build),
 ];
 
 /// Kinds of other crates. They belong to the process, as a job and a checkpoint name a kind and nothing more.
@@ -63,7 +66,7 @@ mod tests {
         let message = error("mmeo");
         assert!(message.contains("`mmeo`") && message.contains("did you mean `mmoe`?"), "{message}");
         assert!(message.contains("shared_bottom"), "{message}");
-        assert!(error("transformer").contains("the kinds are: cgc, mf, mmoe"));
+        assert!(error("transformer").contains("the kinds are: cgc, m2m, mf, mmoe"));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use std::rc::Rc;
 
 const EPSILON: f64 = 1e-5;
 /// Weight of the new batch in the running moments, as in PyTorch.
-const MOMENTUM: f64 = 0.1;
+pub(super) const MOMENTUM: f64 = 0.1;
 
 /// Batch normalisation (Ioffe & Szegedy 2015) of `[B, d]`: ε = 1e-5, momentum 0.1, γ from 1, β from 0. Training
 /// normalises by the moments of the global batch without its padding, evaluation by the running moments; so does training
@@ -97,7 +97,7 @@ impl BatchNorm {
     }
 }
 
-fn inverse_deviation(variance: f64) -> f32 {
+pub(super) fn inverse_deviation(variance: f64) -> f32 {
     (1.0 / (variance + EPSILON).sqrt()) as f32
 }
 

@@ -72,6 +72,12 @@ pub fn add(graph: &Graph, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     }
 }
 
+/// The numbers of `x`, through which no gradient goes. (On a tape candle's `detach` alone gives back the very tensor that
+/// the tape knows, since candle has no operation to cut it off from.)
+pub fn stop_gradient(x: &Tensor) -> Result<Tensor> {
+    Ok(x.reshape(x.dims())?.detach())
+}
+
 struct Concat {
     /// Whether each part's gradient is wanted.
     wanted: Vec<bool>,
@@ -151,4 +157,27 @@ fn of_columns(x: &Tensor, start: usize, part: usize) -> Result<Tensor> {
         |row, y| y.copy_from_slice(&x[row * width + start..][..part]),
     );
     Ok(floats::tensor(y, (rows, part))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_close, numbers, random};
+    use super::super::{Graph, add};
+    use super::*;
+    use candle_core::Var;
+
+    #[test]
+    fn no_gradient_goes_through_a_stop() {
+        for graph in [Graph::Candle, Graph::tape()] {
+            let x = Var::from_tensor(&random(&[2, 3], 1)).unwrap();
+            // Of a leaf, and of what an operation made.
+            let double = add(&graph, &x, &x).unwrap();
+            let stopped = add(&graph, &stop_gradient(&x).unwrap(), &stop_gradient(&double).unwrap()).unwrap();
+            let y = add(&graph, &stopped, &double).unwrap();
+            let fivefold: Vec<f64> = numbers(&x).iter().map(|x| 5.0 * x).collect();
+            assert_close(&numbers(&y), &fivefold, 1e-6, "the numbers are the same");
+            let pass = graph.backward(&[(&y, y.ones_like().unwrap())]).unwrap();
+            assert_eq!(numbers(pass.grads.get(&x).unwrap()), [2.0; 6]);
+        }
+    }
 }

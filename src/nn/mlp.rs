@@ -98,11 +98,17 @@ impl Mlp {
         if let Some(y) = self.plain_layers(context).and_then(|layers| stack::forward(&layers, x, context)) {
             return y;
         }
-        let mut x = x.clone();
-        for layer in &self.layers {
-            x = layer.forward(&x, context)?;
-        }
-        Ok(x)
+        self.forward_with(x, context, |_, y| Ok(y))
+    }
+
+    /// [`Mlp::forward`], where the next layer reads what `after` makes of a layer's number and output.
+    pub fn forward_with(
+        &self,
+        x: &Tensor,
+        context: &Context,
+        after: impl Fn(usize, Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        self.layers.iter().enumerate().try_fold(x.clone(), |x, (i, layer)| after(i, layer.forward(&x, context)?))
     }
 }
 

@@ -14,6 +14,12 @@
 //! | `prompt` | rows times one vector: by column, and inner products |
 //! | `reverse` | gradient reversal |
 //! | `pair` | inner products of two embeddings, and their margins |
+//! | `generated` | a layer whose weights another network made, for each row or scenario |
+//! | `by_scenario` | rows of a table with one row for each scenario |
+//! | `product` | products number by number |
+//! | `shared_own` | what scenarios share and have of their own, joined |
+//! | `mean_row` | a table of scenarios with their mean, for "other" |
+//! | `partitioned_norm` | batch norm with the moments of the row's scenario |
 //! | `mlp` | hidden layers made of these |
 //! | `stack` | hidden layers as one operation in bf16 |
 //! | `loss`, `seed` | losses on numbers, and the start of a backward pass from their gradients |
@@ -26,27 +32,33 @@
 mod activation;
 mod attention;
 mod batch_norm;
+mod by_scenario;
 mod columns;
 mod context;
 mod dropout;
 mod floats;
 mod gemm;
+mod generated;
 mod graph;
 mod input_gradient;
 mod layer_norm;
 mod linear;
 mod loss;
+mod mean_row;
 mod mix;
 mod mlp;
 mod narrow;
 mod pair;
 mod parallel;
 mod params;
+mod partitioned_norm;
+mod product;
 mod program;
 mod prompt;
 mod reference;
 mod reverse;
 mod seed;
+mod shared_own;
 mod softmax;
 #[cfg(target_arch = "x86_64")]
 mod stack;
@@ -56,21 +68,27 @@ pub(crate) mod testing;
 pub use activation::Activation;
 pub use attention::attention_pool;
 pub use batch_norm::BatchNorm;
-pub use columns::{add, columns, concat};
+pub use by_scenario::{by_scenario, or_by_scenario};
+pub use columns::{add, columns, concat, stop_gradient};
 pub use context::{AllSum, Context, Kernels};
 pub use dropout::Dropout;
 pub use gemm::Precision;
+pub use generated::{Groups, generated_linear};
 pub use graph::{Graph, Pass, Tape, Trace, Trunk};
 pub use input_gradient::{InputGradient, weighted_sum};
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use loss::Loss;
+pub use mean_row::with_mean_row;
 pub use mix::mix;
 pub use mlp::{Mlp, NormKind, Style};
 pub use pair::{Sides, pair_margin, pair_score};
 pub use params::{Buffer, Builder, Init, ParamStore};
+pub use partitioned_norm::PartitionedNorm;
+pub use product::multiply;
 pub use program::{Node, Primitive, Program, Source, Value};
 pub use prompt::{project, scale_columns};
 pub use reverse::reverse_gradient;
 pub use seed::backward_from;
+pub use shared_own::{Join, join_shared};
 pub use softmax::softmax;
