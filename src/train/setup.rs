@@ -22,13 +22,7 @@ use std::sync::Arc;
 /// Builds everything that is trained, without a word to other ranks. `scenarios` are the names of those where the job
 /// names a column of them. Fills the resolved options of the components into `job`. What is `frozen` has no part in any
 /// update.
-pub fn build(
-    comm: &Comm,
-    job: &mut Job,
-    schema: &Schema,
-    scenarios: &[String],
-    frozen: Frozen,
-) -> Result<Trainable> {
+pub fn build(comm: &Comm, job: &mut Job, schema: &Schema, scenarios: &[String], frozen: Frozen) -> Result<Trainable> {
     let mut tasks = task_specs(job);
     let tables = table_specs(job, schema, &frozen)?;
     let bags = bag_specs(job, schema, &tables);

@@ -21,7 +21,13 @@ fn spec(tasks: &[&str]) -> InputSpec {
 
 fn input() -> Input {
     let pooled = Var::from_tensor(&random(&[ROWS, 3], 1)).unwrap().into_inner();
-    Input { pooled, sequences: Vec::new(), dense: random(&[ROWS, 2], 2), classes: Arc::from([0, 1, 1, 0, 1]) }
+    Input {
+        pooled,
+        sequences: Vec::new(),
+        dense: random(&[ROWS, 2], 2),
+        scenarios: [].into(),
+        classes: Arc::from([0, 1, 1, 0, 1]),
+    }
 }
 
 struct Case {
