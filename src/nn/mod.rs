@@ -13,6 +13,8 @@
 //! | `attention` | a sequence pooled by a query |
 //! | `prompt` | rows times one vector: by column, and inner products |
 //! | `reverse` | gradient reversal |
+//! | `chain` | probabilities of events of which each needs the one before |
+//! | `inner` | inner products row by row |
 //! | `pair` | inner products of two embeddings, and their margins |
 //! | `mlp` | hidden layers made of these |
 //! | `stack` | hidden layers as one operation in bf16 |
@@ -26,12 +28,14 @@
 mod activation;
 mod attention;
 mod batch_norm;
+mod chain;
 mod columns;
 mod context;
 mod dropout;
 mod floats;
 mod gemm;
 mod graph;
+mod inner;
 mod input_gradient;
 mod layer_norm;
 mod linear;
@@ -56,11 +60,13 @@ pub(crate) mod testing;
 pub use activation::Activation;
 pub use attention::attention_pool;
 pub use batch_norm::BatchNorm;
+pub use chain::{excess, joint};
 pub use columns::{add, columns, concat};
 pub use context::{AllSum, Context, Kernels};
 pub use dropout::Dropout;
 pub use gemm::Precision;
 pub use graph::{Graph, Pass, Tape, Trace, Trunk};
+pub use inner::inner;
 pub use input_gradient::{InputGradient, weighted_sum};
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
