@@ -272,14 +272,18 @@ const COMPONENTS: [(&str, Build); 6] = [
     ("model", |component| {
         let field = |name: &str, start| model::Field { name: name.to_string(), start, width: 2 };
         let pair = model::PairSpec { left: 0, right: 1, drawn: None };
+        let tasks = vec!["click".to_string(), "buy".to_string()];
+        let sets = model::table_sets(component, &tasks)?;
+        let fields = (0..sets.len()).flat_map(|set| [field("user", 4 * set), field("item", 4 * set + 2)]).collect();
         let input = model::InputSpec {
-            fields: vec![field("user", 0), field("item", 2)],
+            fields,
+            sets,
             // Only matrix factorisation reads pairs, and it reads nothing else.
             pairs: if component.kind == "mf" { vec![pair; 2] } else { Vec::new() },
             dense_width: 2,
             outputs: vec![1, 1],
-            tasks: vec!["click".to_string(), "buy".to_string()],
             scenarios: vec!["home".to_string(), "shop".to_string()],
+            tasks,
             ..Default::default()
         };
         model::build(component, &input, &mut nn::ParamStore::new(1)).map(drop)

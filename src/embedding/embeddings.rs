@@ -18,6 +18,8 @@ use std::ops::Range;
 pub struct Embeddings {
     pub(super) tables: Vec<Table>,
     pub(super) bags: Vec<Bag>,
+    /// How many bags read each column of a batch's ids.
+    pub(super) sets: usize,
     /// Bags of each table, in order.
     pub(super) bags_of: Vec<Vec<usize>>,
     pub(super) dims: Vec<usize>,
@@ -78,6 +80,7 @@ impl Embeddings {
             dedups: tables.iter().map(|_| Dedup::default()).collect(),
             tables: tables.into_iter().map(|spec| Table::new(spec, &buckets, seed)).collect(),
             bags,
+            sets: 1,
             bags_of,
             dims,
             buckets,
@@ -89,6 +92,14 @@ impl Embeddings {
             wire_format: WireFormat::default(),
             spare: None,
         })
+    }
+
+    /// Lets every id feature be read by `sets` bags: the bags are those of the first set in the order of the batch's ids,
+    /// then those of the second, and so on.
+    #[must_use]
+    pub fn with_sets(mut self, sets: usize) -> Self {
+        self.sets = sets;
+        self
     }
 
     /// Limits this rank's tables to `limit_bytes`, instead of what the machine has left. To be called while

@@ -41,14 +41,15 @@ pub struct Lookup {
 }
 
 impl Embeddings {
-    /// Reads the rows of a batch of `rows` rows; `ids` has one column per bag. In training, ids are counted,
+    /// Reads the rows of a batch of `rows` rows; `ids` has one column per bag of a set. In training, ids are counted,
     /// admitted and given rows. Collective.
     ///
     /// # Errors
     /// A table that outgrows the memory, or a failed exchange.
     pub fn lookup(&mut self, comm: &dyn Communicator, ids: &[IdColumn], rows: usize, mode: Mode) -> Result<Lookup> {
-        if ids.len() != self.bags.len() {
-            return Err(Error::internal(format!("{} id columns for {} bags", ids.len(), self.bags.len())));
+        if ids.len() * self.sets != self.bags.len() {
+            let (columns, bags, sets) = (ids.len(), self.bags.len(), self.sets);
+            return Err(Error::internal(format!("{columns} id columns for {bags} bags in {sets} sets")));
         }
         for (column, bag) in ids.iter().zip(&self.bags) {
             pool::check_column(column, rows, &bag.spec.name)?;
@@ -83,7 +84,7 @@ impl Embeddings {
             dedup.begin();
             route.bags.resize_with(of_table.len(), BagRoute::default);
             for (bag_route, &bag) in route.bags.iter_mut().zip(of_table.iter()) {
-                bag_route.read(&ids[bag], bags[bag].spec.kind, |id| dedup.insert(id, 1));
+                bag_route.read(&ids[bag % ids.len()], bags[bag].spec.kind, |id| dedup.insert(id, 1));
             }
             route.take_ids(dedup, buckets, *size);
         });

@@ -3,7 +3,10 @@
 //! An architecture is one file with its options and a line in `registry.rs`. It sees the rows of its own
 //! rank only and knows nothing of ranks: global sums (batch norm) go through [`crate::nn::Context`].
 
+pub mod aitm;
 pub mod cgc;
+mod chain;
+pub mod esmm;
 mod input;
 pub mod m2m;
 pub mod mf;
@@ -16,17 +19,20 @@ pub mod ple;
 mod registry;
 mod scenario;
 pub mod shared_bottom;
+pub mod single_task;
 pub mod star;
+pub mod stem;
 mod term;
 #[cfg(test)]
 mod tests;
 
 pub use input::InputLayer;
-pub use registry::{Build, build, register};
+pub use parts::{Gate, Tower, at_least_one, last_width};
+pub use registry::{Build, build, register, table_sets};
 pub use term::{Term, TermKind};
 
 use crate::error::Result;
-use crate::nn::Context;
+use crate::nn::{Context, Loss};
 use candle_core::Tensor;
 use std::sync::Arc;
 
@@ -56,6 +62,11 @@ pub struct InputSpec {
     pub tasks: Vec<String>,
     /// Names of the scenarios, where the job names a column of them; else empty.
     pub scenarios: Vec<String>,
+    /// The loss of each task; `None` for one that is evaluated and not trained. Empty: not known.
+    pub losses: Vec<Option<Loss>>,
+    /// Names of the sets of embedding tables ([`table_sets`]); empty: one. Each set has the same fields and sequences,
+    /// which stand set after set.
+    pub sets: Vec<String>,
     /// One per task where the tasks are relations between two features, else empty.
     pub pairs: Vec<PairSpec>,
 }

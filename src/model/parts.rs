@@ -26,6 +26,18 @@ impl Gate {
     }
 }
 
+/// One stack of hidden layers per task, under `bottoms.<task>`; `inputs` are the columns that each reads.
+pub fn bottoms(
+    mut builder: Builder,
+    tasks: &[String],
+    inputs: &[usize],
+    widths: &[usize],
+    style: Style,
+) -> Result<Vec<Mlp>> {
+    let mut builder = builder.at("bottoms");
+    tasks.iter().zip(inputs).map(|(task, &input)| Mlp::new(builder.at(task), input, widths, style)).collect()
+}
+
 /// Hidden layers, then one linear layer to a task's logits.
 #[derive(Debug, Clone)]
 pub struct Tower {

@@ -1,6 +1,8 @@
 //! The architectures by name.
 
-use super::{InputSpec, Model, cgc, m2m, mf, mmoe, mpt, omoe, pepnet, ple, shared_bottom, star};
+use super::{
+    InputSpec, Model, aitm, cgc, esmm, m2m, mf, mmoe, mpt, omoe, pepnet, ple, shared_bottom, single_task, star, stem,
+};
 use crate::config::{Component, unknown_kind};
 use crate::error::{Error, Result};
 use crate::nn::ParamStore;
@@ -12,7 +14,9 @@ pub type Build = fn(&mut Component, &InputSpec, &mut ParamStore) -> Result<Box<d
 
 /// Kinds in alphabetical order.
 const KINDS: &[(&str, Build)] = &[
+    ("aitm", aitm::build),
     ("cgc", cgc::build),
+    ("esmm", esmm::build),
     ("m2m", m2m::build),
     ("mf", mf::build),
     ("mmoe", mmoe::build),
@@ -21,8 +25,24 @@ const KINDS: &[(&str, Build)] = &[
     ("pepnet", pepnet::build),
     ("ple", ple::build),
     ("shared_bottom", shared_bottom::build),
+    ("single_task", single_task::build),
     ("star", star::build),
+    ("stem", stem::build),
 ];
+
+/// The sets of embedding tables that an architecture wants, by name: in each set every feature has its own rows. The
+/// tables of the set `click` are called `item.click`; the nameless set has the tables of the job as they are, and is all
+/// that most architectures read.
+///
+/// # Errors
+/// Options that the kind does not know.
+pub fn table_sets(component: &Component, tasks: &[String]) -> Result<Vec<String>> {
+    match component.kind.as_str() {
+        "single_task" => single_task::table_sets(component, tasks),
+        "stem" => Ok(stem::table_sets(tasks)),
+        _ => Ok(vec![String::new()]),
+    }
+}
 
 /// Kinds of other crates. They belong to the process, as a job and a checkpoint name a kind and nothing more.
 static ADDED: RwLock<Vec<(&str, Build)>> = RwLock::new(Vec::new());
@@ -66,7 +86,7 @@ mod tests {
         let message = error("mmeo");
         assert!(message.contains("`mmeo`") && message.contains("did you mean `mmoe`?"), "{message}");
         assert!(message.contains("shared_bottom"), "{message}");
-        assert!(error("transformer").contains("the kinds are: cgc, m2m, mf, mmoe"));
+        assert!(error("transformer").contains("the kinds are: aitm, cgc, "));
     }
 
     #[test]

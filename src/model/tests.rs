@@ -1,5 +1,9 @@
 //! What every architecture must pass.
 
+mod chains;
+mod sets;
+mod whole;
+
 use super::*;
 use crate::config::Component;
 use crate::nn::testing::{Rendezvous, assert_close, check_directions, context, numbers, random, shifted};
@@ -26,7 +30,7 @@ fn spec() -> InputSpec {
         outputs: vec![1, 1, 3],
         tasks: TASKS.map(String::from).to_vec(),
         scenarios: ["home", "shop"].map(String::from).to_vec(),
-        pairs: Vec::new(),
+        ..InputSpec::default()
     }
 }
 
@@ -44,6 +48,7 @@ fn jobs() -> Vec<Component> {
         format!("{{kind: shared_bottom, bottom: [6, 5], {end}}}"),
         format!("{{kind: shared_bottom, bottom: [6], norm: batch, {end}}}"),
         "{kind: shared_bottom, bottom: [5], tower: [], activation: silu}".to_string(),
+        format!("{{kind: single_task, bottom: [6, 5], dropout: 0.2, {end}}}"),
         format!("{{kind: mmoe, experts: 3, expert: [5, 4], gate: [3], {end}}}"),
         format!("{{kind: mmoe, experts: 2, expert: [4, 3], norm: layer, dropout: 0.3, {end}}}"),
         format!("{{kind: mmoe, experts: 2, expert: [4, 3], norm: batch, {end}}}"),
@@ -454,7 +459,7 @@ fn initial_values_depend_on_the_names_only() {
 
 #[test]
 fn defaults_are_written_into_the_resolved_job() {
-    for kind in ["shared_bottom", "omoe", "mmoe", "cgc", "ple"] {
+    for kind in ["shared_bottom", "single_task", "omoe", "mmoe", "cgc", "ple"] {
         let mut job = component(&format!("{{kind: {kind}, dropout: 0.5}}"));
         build(&mut job, &spec(), &mut ParamStore::new(0)).unwrap();
         let text = serde_yaml::to_string(&job).unwrap();

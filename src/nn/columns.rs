@@ -5,7 +5,7 @@ use super::graph::{Graph, Operation, Pass};
 use super::parallel;
 use super::program::{Describe, Program, Value, exactly};
 use crate::error::{Error, Result};
-use candle_core::Tensor;
+use candle_core::{CpuStorage, InplaceOp2, Layout, Tensor};
 
 /// `parts` `[B, d_i]` side by side: `[B, Σ d_i]`.
 pub fn concat(graph: &Graph, parts: &[Tensor]) -> Result<Tensor> {
@@ -115,7 +115,12 @@ impl Describe for Columns {
 }
 
 impl Operation for Columns {
-    fn backward(&self, inputs: &[Tensor], y: &Tensor, dy: &Tensor, _: &mut Pass) -> Result<Vec<Option<Tensor>>> {
+    fn backward(&self, inputs: &[Tensor], y: &Tensor, dy: &Tensor, pass: &mut Pass) -> Result<Vec<Option<Tensor>>> {
+        if let Some(dx) = pass.grads.get(&inputs[0]) {
+            // Where several slices of one tensor are read, only the first makes the rest of its gradient.
+            dx.inplace_op2(&dy.contiguous()?, &AddColumns { start: self.start })?;
+            return Ok(vec![None]);
+        }
         let ((rows, width), (_, part)) = (floats::rows_of(inputs[0].dims()), floats::rows_of(y.dims()));
         let dy = Floats::of(dy)?;
         let dx = parallel::new_rows(
@@ -127,6 +132,43 @@ impl Operation for Columns {
             },
         );
         Ok(vec![Some(floats::tensor(dx, inputs[0].dims())?)])
+    }
+}
+
+/// Adds a tensor to some columns of another, in place.
+struct AddColumns {
+    start: usize,
+}
+
+impl InplaceOp2 for AddColumns {
+    fn name(&self) -> &'static str {
+        "add-columns"
+    }
+
+    fn cpu_fwd(
+        &self,
+        sum: &mut CpuStorage,
+        sum_layout: &Layout,
+        x: &CpuStorage,
+        x_layout: &Layout,
+    ) -> candle_core::Result<()> {
+        let ((_, width), (_, part)) = (floats::rows_of(sum_layout.dims()), floats::rows_of(x_layout.dims()));
+        let x = floats::slice(x, x_layout)?;
+        match (sum, sum_layout.contiguous_offsets()) {
+            (CpuStorage::F32(sum), Some((start, end))) => {
+                parallel::rows(
+                    &mut sum[start..end],
+                    width,
+                    #[inline(always)]
+                    |row, sum| {
+                        let sum = &mut sum[self.start..self.start + part];
+                        sum.iter_mut().zip(&x[row * part..]).for_each(|(sum, x)| *sum += x);
+                    },
+                );
+                Ok(())
+            }
+            _ => Err(candle_core::Error::Msg("a gradient is not a contiguous f32 tensor".into())),
+        }
     }
 }
 

@@ -13,6 +13,8 @@
 //! | `attention` | a sequence pooled by a query |
 //! | `prompt` | rows times one vector: by column, and inner products |
 //! | `reverse` | gradient reversal |
+//! | `chain` | probabilities of events of which each needs the one before |
+//! | `inner` | inner products row by row |
 //! | `pair` | inner products of two embeddings, and their margins |
 //! | `generated` | a layer whose weights another network made, for each row or scenario |
 //! | `by_scenario` | rows of a table with one row for each scenario |
@@ -33,6 +35,7 @@ mod activation;
 mod attention;
 mod batch_norm;
 mod by_scenario;
+mod chain;
 mod columns;
 mod context;
 mod dropout;
@@ -40,6 +43,7 @@ mod floats;
 mod gemm;
 mod generated;
 mod graph;
+mod inner;
 mod input_gradient;
 mod layer_norm;
 mod linear;
@@ -69,12 +73,14 @@ pub use activation::Activation;
 pub use attention::attention_pool;
 pub use batch_norm::BatchNorm;
 pub use by_scenario::{by_scenario, or_by_scenario};
+pub use chain::{excess, joint};
 pub use columns::{add, columns, concat, stop_gradient};
 pub use context::{AllSum, Context, Kernels};
 pub use dropout::Dropout;
 pub use gemm::Precision;
 pub use generated::{Groups, generated_linear};
 pub use graph::{Graph, Pass, Tape, Trace, Trunk};
+pub use inner::inner;
 pub use input_gradient::{InputGradient, weighted_sum};
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;

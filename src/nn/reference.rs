@@ -92,3 +92,20 @@ pub fn project(x: &Tensor, vector: &Tensor, factor: f64) -> Result<Tensor> {
 pub fn reverse_gradient(x: &Tensor, strength: f64) -> Result<Tensor> {
     (x.detach() * (1.0 + strength))? - (x * strength)?
 }
+
+/// The logit of both events of [`super::joint`].
+pub fn joint(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let terms = Tensor::cat(&[a.neg()?, b.neg()?, (a + b)?.neg()?], 1)?;
+    let largest = terms.max_keepdim(1)?.detach();
+    terms.broadcast_sub(&largest)?.exp()?.sum_keepdim(1)?.log()?.add(&largest)?.neg()
+}
+
+/// The difference of [`super::excess`].
+pub fn excess(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    (activation(Activation::Sigmoid, a)? - activation(Activation::Sigmoid, b)?)?.relu()
+}
+
+/// The products of [`super::inner`].
+pub fn inner(a: &Tensor, b: &Tensor, factor: f32) -> Result<Tensor> {
+    (a * b)?.sum_keepdim(1)? * f64::from(factor)
+}

@@ -5,7 +5,7 @@ use crate::balance::{conflict, gram};
 use crate::error::Result;
 use crate::metric::Report;
 use crate::observe::{Event, Events};
-use crate::train::init::Report;
+use crate::train::init;
 use crate::train::step::StepReport;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -100,7 +100,7 @@ pub struct Start {
     pub products: &'static str,
     /// What the run began with, if that was another run's checkpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub init_from: Option<Report>,
+    pub init_from: Option<init::Report>,
 }
 
 /// One step.

@@ -137,7 +137,7 @@ pub fn statistics(manifest: &Manifest) -> Result<Statistics> {
 }
 
 /// Keys that a resumed run must not change, since the saved state only makes sense with them.
-const FIXED: [&str; 13] = [
+const FIXED: [&str; 14] = [
     "seed",
     "features",
     "tasks",

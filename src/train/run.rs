@@ -6,7 +6,7 @@ mod prepare;
 use super::dataset::Dataset;
 use super::events::{End, Evaluation, Notice, Observer, Saved, Start, Step};
 use super::goal::Goal;
-use super::init::Report;
+use super::init;
 use super::persist;
 use super::step::{Clock, StepInput, StepReport, Trainable};
 use super::trained::Trained;
@@ -72,7 +72,7 @@ pub struct Run {
     progress: Progress,
     saved: Option<u64>,
     /// What `init_from` brought, unless the run was resumed.
-    begun_with: Option<Report>,
+    begun_with: Option<init::Report>,
     /// Whether each task has had a labelled row in this epoch, or since the run was resumed.
     labelled: Vec<bool>,
     /// How the tasks' gradients agreed since this process began.

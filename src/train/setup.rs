@@ -24,9 +24,11 @@ use std::sync::Arc;
 /// update.
 pub fn build(comm: &Comm, job: &mut Job, schema: &Schema, scenarios: &[String], frozen: Frozen) -> Result<Trainable> {
     let mut tasks = task_specs(job);
-    let tables = table_specs(job, schema, &frozen)?;
-    let bags = bag_specs(job, schema, &tables);
-    let mut spec = input_spec(job, schema, &bags, &tables, &tasks)?;
+    let names: Vec<String> = tasks.iter().map(|task| task.name.clone()).collect();
+    let sets = model::table_sets(&job.model, &names)?;
+    let tables = table_specs(job, schema, &sets, &frozen)?;
+    let bags = bag_specs(job, schema, &tables, &sets);
+    let mut spec = input_spec(job, schema, &bags, &tables, (&tasks, sets))?;
     if schema.scenario.is_some() {
         spec.scenarios = scenarios.to_vec();
     }
@@ -34,7 +36,7 @@ pub fn build(comm: &Comm, job: &mut Job, schema: &Schema, scenarios: &[String], 
     let mut store = ParamStore::new(job.seed).freezing(move |name, shape| rule.parameter(name, shape));
     let model = model::build(&mut job.model, &spec, &mut store)?;
     let embeddings = Embeddings::new(tables, bags, job.checkpoint.buckets, job.seed, comm.rank(), comm.size())?;
-    let mut embeddings = embeddings.with_wire(job.wire);
+    let mut embeddings = embeddings.with_sets(spec.sets.len()).with_wire(job.wire);
     if let Some(limit) = job.memory_limit {
         embeddings = embeddings.with_memory_limit(limit.0);
     }
@@ -95,17 +97,23 @@ fn task_specs(job: &Job) -> Vec<TaskSpec> {
     job.tasks.iter().map(spec).collect()
 }
 
-/// The tables, in the order of their first feature. The resolved options are written back into the job.
-fn table_specs(job: &mut Job, schema: &Schema, frozen: &Frozen) -> Result<Vec<TableSpec>> {
+/// The name of a table, or of a feature, in a set.
+fn in_set(name: &str, set: &str) -> String {
+    if set.is_empty() { name.to_string() } else { format!("{name}.{set}") }
+}
+
+/// The tables of each set, in the order of their first feature. The resolved options are written back into the job.
+fn table_specs(job: &mut Job, schema: &Schema, sets: &[String], frozen: &Frozen) -> Result<Vec<TableSpec>> {
     let mut specs: Vec<TableSpec> = Vec::new();
-    for id in &schema.id_features {
-        if specs.iter().any(|spec| spec.name == id.table) {
+    for (set, id) in sets.iter().flat_map(|set| schema.id_features.iter().map(move |id| (set, id))) {
+        let name = in_set(&id.table, set);
+        if specs.iter().any(|spec| spec.name == name) {
             continue;
         }
         let mut table = job.tables.get(&id.table).cloned().unwrap_or_default();
         table.dim = table.dim.or(job.features[id.feature].dim);
         let sparse = &mut job.optimizer.sparse;
-        let spec = TableSpec::from_job(&id.table, &mut table, sparse, job.checkpoint.buckets)?;
+        let spec = TableSpec::from_job(&name, &mut table, sparse, job.checkpoint.buckets)?;
         let freeze = frozen.table(&spec.name, spec.dim);
         specs.push(spec.freeze(freeze));
         if let Some(listed) = job.tables.get_mut(&id.table) {
@@ -115,9 +123,9 @@ fn table_specs(job: &mut Job, schema: &Schema, frozen: &Frozen) -> Result<Vec<Ta
     Ok(specs)
 }
 
-/// One bag per column of a batch's ids.
-fn bag_specs(job: &Job, schema: &Schema, tables: &[TableSpec]) -> Vec<BagSpec> {
-    let spec = |IdColumnUse { feature, side }: IdColumnUse| {
+/// One bag per column of a batch's ids, in each set.
+fn bag_specs(job: &Job, schema: &Schema, tables: &[TableSpec], sets: &[String]) -> Vec<BagSpec> {
+    let spec = |set: &str, IdColumnUse { feature, side }: IdColumnUse| {
         let id = &schema.id_features[feature];
         let feature = &job.features[id.feature];
         let kind = match (side, feature.pooling()) {
@@ -129,10 +137,12 @@ fn bag_specs(job: &Job, schema: &Schema, tables: &[TableSpec]) -> Vec<BagSpec> {
             // Only a `sequence` has these, and that always has a longest length.
             (None, Pooling::Attention | Pooling::None) => BagKind::Sequence { max_len: feature.max_len().unwrap_or(1) },
         };
-        let table = tables.iter().position(|table| table.name == id.table).unwrap_or(0);
-        BagSpec { name: id.name.clone(), table, kind }
+        let name = in_set(&id.table, set);
+        let table = tables.iter().position(|table| table.name == name).unwrap_or(0);
+        BagSpec { name: in_set(&id.name, set), table, kind }
     };
-    schema.id_columns().into_iter().map(spec).collect()
+    let columns = schema.id_columns();
+    sets.iter().flat_map(|set| columns.iter().map(move |&column| spec(set, column))).collect()
 }
 
 fn input_spec(
@@ -140,11 +150,13 @@ fn input_spec(
     schema: &Schema,
     bags: &[BagSpec],
     tables: &[TableSpec],
-    tasks: &[TaskSpec],
+    (tasks, sets): (&[TaskSpec], Vec<String>),
 ) -> Result<InputSpec> {
     let mut spec = InputSpec {
         outputs: tasks.iter().map(|t| t.outputs).collect(),
         tasks: tasks.iter().map(|t| t.name.clone()).collect(),
+        losses: tasks.iter().map(|t| t.trained().then_some(t.loss)).collect(),
+        sets,
         dense_width: schema.dense_width,
         ..InputSpec::default()
     };
@@ -155,10 +167,14 @@ fn input_spec(
         start += width;
     }
     let columns = schema.id_columns();
-    for (bag, column) in bags.iter().zip(&columns) {
+    for (i, bag) in bags.iter().enumerate() {
+        let (set, column) = (&spec.sets[i / columns.len()], columns[i % columns.len()]);
         if let BagKind::Sequence { max_len } = bag.kind {
             let target = match column.side {
-                None => sequence_target(&job.features[schema.id_features[column.feature].feature], &spec.fields)?,
+                None => {
+                    let feature = &job.features[schema.id_features[column.feature].feature];
+                    sequence_target(feature, set, &spec.fields)?
+                }
                 Some(_) => None,
             };
             spec.sequences.push(SequenceSpec { name: bag.name.clone(), max_len, dim: tables[bag.table].dim, target });
@@ -189,12 +205,13 @@ fn pair_specs(columns: &[IdColumnUse]) -> Vec<PairSpec> {
 }
 
 /// The field that attends over a sequence, for attention pooling.
-fn sequence_target(feature: &Feature, fields: &[Field]) -> Result<Option<usize>> {
+fn sequence_target(feature: &Feature, set: &str, fields: &[Field]) -> Result<Option<usize>> {
     if feature.pooling != Some(Pooling::Attention) {
         return Ok(None);
     }
     let target = feature.target.as_deref().unwrap_or_default();
-    fields.iter().position(|f| f.name == target).map(Some).ok_or_else(|| {
+    let field = in_set(target, set);
+    fields.iter().position(|f| f.name == field).map(Some).ok_or_else(|| {
         Error::job(format!("feature `{}` attends with `{target}`, which is no pooled feature", feature.name))
             .at("key", format!("features.{}.target", feature.name))
             .fix("name a categorical feature of the same table")

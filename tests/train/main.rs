@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod architectures;
 mod balance;
 mod crash;
 mod freeze;

@@ -65,6 +65,14 @@ fn pairs_and_attention_describe_themselves() {
 }
 
 #[test]
+fn chains_and_inner_products_describe_themselves() {
+    let (store, inputs) = (ParamStore::new(1), [random(&[6, 1], 1), random(&[6, 1], 2)]);
+    check_description(&inputs, &store, |t, at| joint(&t[0], &t[1], at));
+    let inputs = [random(&[6, 5], 1), random(&[6, 5], 2)];
+    check_description(&inputs, &store, |t, at| inner(&t[0], &t[1], 0.5, at));
+}
+
+#[test]
 fn what_runs_in_training_only_is_named() {
     let (mut store, x) = (ParamStore::new(1), random(&[4, 3], 1));
     let dropout = Dropout::new(&store.builder(), 0.5);
