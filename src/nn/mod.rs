@@ -13,6 +13,9 @@
 //! | `attention` | a sequence pooled by a query |
 //! | `prompt` | rows times one vector: by column, and inner products |
 //! | `reverse` | gradient reversal |
+//! | `segments`, `positions` | sequences without their padding, and where in them an element stands |
+//! | `self_attention`, `segment_pool` | on those: multi-head attention, one vector of each |
+//! | `rescale` | fields multiplied by their importance |
 //! | `pair` | inner products of two embeddings, and their margins |
 //! | `mlp` | hidden layers made of these |
 //! | `stack` | hidden layers as one operation in bf16 |
@@ -42,11 +45,16 @@ mod narrow;
 mod pair;
 mod parallel;
 mod params;
+mod positions;
 mod program;
 mod prompt;
 mod reference;
+mod rescale;
 mod reverse;
 mod seed;
+mod segment_pool;
+mod segments;
+mod self_attention;
 mod softmax;
 #[cfg(target_arch = "x86_64")]
 mod stack;
@@ -56,21 +64,26 @@ pub(crate) mod testing;
 pub use activation::Activation;
 pub use attention::attention_pool;
 pub use batch_norm::BatchNorm;
-pub use columns::{add, columns, concat};
+pub use columns::{add, columns, concat, mean};
 pub use context::{AllSum, Context, Kernels};
 pub use dropout::Dropout;
 pub use gemm::Precision;
 pub use graph::{Graph, Pass, Tape, Trace, Trunk};
 pub use input_gradient::{InputGradient, weighted_sum};
-pub use layer_norm::LayerNorm;
+pub use layer_norm::{LayerNorm, layer_norm};
 pub use linear::Linear;
 pub use loss::Loss;
 pub use mix::mix;
 pub use mlp::{Mlp, NormKind, Style};
 pub use pair::{Sides, pair_margin, pair_score};
 pub use params::{Buffer, Builder, Init, ParamStore};
+pub use positions::add_positions;
 pub use program::{Node, Primitive, Program, Source, Value};
 pub use prompt::{project, scale_columns};
+pub use rescale::rescale;
 pub use reverse::reverse_gradient;
 pub use seed::backward_from;
+pub use segment_pool::{segment_attention, segment_mean};
+pub use segments::{Segments, pack, unpack};
+pub use self_attention::SelfAttention;
 pub use softmax::softmax;
