@@ -272,8 +272,17 @@ const COMPONENTS: [(&str, Build); 6] = [
     ("model", |component| {
         let field = |name: &str, start| model::Field { name: name.to_string(), start, width: 2 };
         let pair = model::PairSpec { left: 0, right: 1, drawn: None };
+        let history = || model::SequenceSpec {
+            name: "history".to_string(),
+            max_len: 3,
+            dim: 2,
+            candidates: vec![1],
+            ..Default::default()
+        };
         let input = model::InputSpec {
             fields: vec![field("user", 0), field("item", 2)],
+            // The others read no unpooled sequence.
+            sequences: if component.kind == "dtrn" { vec![history()] } else { Vec::new() },
             // Only matrix factorisation reads pairs, and it reads nothing else.
             pairs: if component.kind == "mf" { vec![pair; 2] } else { Vec::new() },
             dense_width: 2,

@@ -1,6 +1,6 @@
 //! The architectures by name.
 
-use super::{InputSpec, Model, cgc, mf, mmoe, mpt, omoe, ple, shared_bottom};
+use super::{InputSpec, Model, cgc, dtrn, mf, mmoe, mpt, omoe, ple, shared_bottom};
 use crate::config::{Component, unknown_kind};
 use crate::error::{Error, Result};
 use crate::nn::ParamStore;
@@ -13,6 +13,7 @@ pub type Build = fn(&mut Component, &InputSpec, &mut ParamStore) -> Result<Box<d
 /// Kinds in alphabetical order.
 const KINDS: &[(&str, Build)] = &[
     ("cgc", cgc::build),
+    ("dtrn", dtrn::build),
     ("mf", mf::build),
     ("mmoe", mmoe::build),
     ("mpt", mpt::build),
@@ -63,7 +64,7 @@ mod tests {
         let message = error("mmeo");
         assert!(message.contains("`mmeo`") && message.contains("did you mean `mmoe`?"), "{message}");
         assert!(message.contains("shared_bottom"), "{message}");
-        assert!(error("transformer").contains("the kinds are: cgc, mf, mmoe"));
+        assert!(error("transformer").contains("the kinds are: cgc, dtrn, mf"));
     }
 
     #[test]

@@ -134,7 +134,7 @@ fn input_gradient(hat: &mut [f32], inverse: f32, dz: &mut [f32], scale: &[f32]) 
     hat.iter_mut().zip(dz).for_each(|(hat, u)| *hat = inverse * (*u - mean - *hat * mean_hat));
 }
 
-/// A sum in eight independent ones, as [`dot`].
+/// A sum in eight independent ones, which the compiler keeps in one vector register.
 #[inline(always)]
 fn sum(x: &[f32]) -> f32 {
     let mut sums = [0.0f32; 8];
