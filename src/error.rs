@@ -127,6 +127,19 @@ impl Error {
         self.place.iter().find(|(name, _)| name == label).map(|(_, value)| value.as_str())
     }
 
+    /// Moves a labelled place that begins with `outer` to where that stands itself: `model.experts` to
+    /// `model.head.experts`.
+    #[must_use]
+    pub fn inside(mut self, label: &str, outer: &str, moved: &str) -> Self {
+        for (_, value) in self.place.iter_mut().filter(|(name, _)| name == label) {
+            let rest = value.strip_prefix(outer).filter(|rest| rest.is_empty() || rest.starts_with('.'));
+            if let Some(rest) = rest {
+                *value = format!("{moved}{rest}");
+            }
+        }
+        self
+    }
+
     /// Says what the reader should do.
     #[must_use]
     pub fn fix(mut self, remedy: impl Into<String>) -> Self {

@@ -275,9 +275,18 @@ const COMPONENTS: [(&str, Build); 6] = [
         let tasks = vec!["click".to_string(), "buy".to_string()];
         let sets = model::table_sets(component, &tasks)?;
         let fields = (0..sets.len()).flat_map(|set| [field("user", 4 * set), field("item", 4 * set + 2)]).collect();
+        let history = || model::SequenceSpec {
+            name: "history".to_string(),
+            max_len: 3,
+            dim: 2,
+            candidates: vec![1],
+            ..Default::default()
+        };
         let input = model::InputSpec {
             fields,
             sets,
+            // The others read no unpooled sequence.
+            sequences: if component.kind == "dtrn" { vec![history()] } else { Vec::new() },
             // Only matrix factorisation reads pairs, and it reads nothing else.
             pairs: if component.kind == "mf" { vec![pair; 2] } else { Vec::new() },
             dense_width: 2,

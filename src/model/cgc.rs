@@ -1,6 +1,6 @@
 //! Customized gate control (Tang et al., RecSys 2020, section 3.1): one level of [`super::ple`].
 
-use super::{InputLayer, InputSpec, Model, ple};
+use super::{InputLayer, InputSpec, Model, OnFeatures, ple};
 use crate::config::Component;
 use crate::error::Result;
 use crate::nn::{Activation, NormKind, ParamStore};
@@ -52,5 +52,6 @@ pub fn build(component: &mut Component, spec: &InputSpec, store: &mut ParamStore
     let levels = vec![expert];
     let stacked = ple::Options { shared_experts, task_experts, levels, gate, tower, activation, dropout, norm };
     let input = InputLayer::new(spec, &component.kind)?;
-    Ok(Box::new(ple::Ple::new(input, spec, store, &stacked)?))
+    let head = Box::new(ple::Ple::new(input.width(), spec, store, &stacked, ple::SharedInput::PerTask)?);
+    Ok(Box::new(OnFeatures { input, head }))
 }

@@ -67,7 +67,7 @@ mod tests {
 
     fn spec() -> InputSpec {
         let field = |name: &str, start| Field { name: name.to_string(), start, width: 2 };
-        let sequence = SequenceSpec { name: "drawn".to_string(), max_len: 2, dim: 2, target: None };
+        let sequence = SequenceSpec { name: "drawn".to_string(), max_len: 2, dim: 2, ..SequenceSpec::default() };
         InputSpec {
             fields: vec![field("user", 0), field("item", 2), field("item", 4), field("genre", 6)],
             sequences: vec![sequence],

@@ -1,7 +1,8 @@
 //! Multi-gate mixture of experts (Ma et al., KDD 2018): h_k = Σ_e softmax(V_k x)_e f_e(x), ŷ_k = T_k(h_k).
 
+use super::head::of_task;
 use super::parts::{Gate, Tower, at_least_one, last_width};
-use super::{Input, InputLayer, InputSpec, Model, Output};
+use super::{Head, InputLayer, InputSpec, Model, OnFeatures, Output};
 use crate::config::Component;
 use crate::error::Result;
 use crate::nn::{Activation, Context, Mlp, NormKind, ParamStore, Style, mix};
@@ -44,8 +45,7 @@ impl Default for Options {
 
 /// Experts that all tasks share, mixed by gates. The experts are one stack of layers side by side
 /// ([`Mlp::grouped`]): their first layers are one matrix product.
-pub struct Mixture {
-    input: InputLayer,
+pub(super) struct Mixture {
     experts: Mlp,
     count: usize,
     gates: Vec<Gate>,
@@ -54,40 +54,42 @@ pub struct Mixture {
 
 /// Builds the model and fills in the component's defaults.
 pub fn build(component: &mut Component, spec: &InputSpec, store: &mut ParamStore) -> Result<Box<dyn Model>> {
-    Ok(Box::new(Mixture::build(component, spec, store, &spec.tasks)?))
+    let input = InputLayer::new(spec, &component.kind)?;
+    let head = Box::new(head(component, spec, input.width(), &spec.tasks, store)?);
+    Ok(Box::new(OnFeatures { input, head }))
 }
 
-impl Mixture {
-    /// A mixture with one gate per name: a gate for each task, or one for all.
-    pub(super) fn build(
-        component: &mut Component,
-        spec: &InputSpec,
-        store: &mut ParamStore,
-        gates: &[String],
-    ) -> Result<Self> {
-        let options: Options = component.options("model")?;
-        component.resolve(&options)?;
-        at_least_one(options.experts, "experts")?;
-        let style = Style::new(options.activation, options.dropout, options.norm)?;
-        let input = InputLayer::new(spec, &component.kind)?;
-        let (x, width) = (input.width(), last_width(&options.expert, "expert")?);
-        let experts = Mlp::grouped(store.builder().at("experts"), options.experts, x, &options.expert, style)?;
-        let gate = |name| Gate::new(store.builder().at("gates").at(name), x, &options.gate, options.experts, style);
-        let gates = gates.iter().map(gate).collect::<Result<_>>()?;
-        let towers = Tower::per_task(store.builder(), spec, width, &options.tower, style)?;
-        Ok(Self { input, experts, count: options.experts, gates, towers })
-    }
+/// What reads `width` columns, with one gate per name: a gate for each task, or one for all.
+pub(super) fn head(
+    component: &mut Component,
+    spec: &InputSpec,
+    width: usize,
+    gates: &[String],
+    store: &mut ParamStore,
+) -> Result<Mixture> {
+    let options: Options = component.options("model")?;
+    component.resolve(&options)?;
+    at_least_one(options.experts, "experts")?;
+    let style = Style::new(options.activation, options.dropout, options.norm)?;
+    let hidden = last_width(&options.expert, "expert")?;
+    let experts = Mlp::grouped(store.builder().at("experts"), options.experts, width, &options.expert, style)?;
+    let gate = |name| Gate::new(store.builder().at("gates").at(name), width, &options.gate, options.experts, style);
+    let gates = gates.iter().map(gate).collect::<Result<_>>()?;
+    let towers = Tower::per_task(store.builder(), spec, hidden, &options.tower, style)?;
+    Ok(Mixture { experts, count: options.experts, gates, towers })
 }
 
-impl Model for Mixture {
-    fn forward(&self, input: &Input, context: &Context) -> Result<Output> {
-        let x = self.input.forward(input, context)?;
-        let experts = self.experts.forward(&x, context)?;
-        let mixed = |gate: &Gate| mix(&gate.forward(&x, context)?, &experts, self.count, 0, context);
-        let mixed: Vec<Tensor> = self.gates.iter().map(mixed).collect::<Result<_>>()?;
-        // With a single gate every tower reads the same mixture.
+impl Head for Mixture {
+    fn forward(&self, inputs: &[Tensor], context: &Context) -> Result<Output> {
+        let experts = inputs.iter().map(|x| self.experts.forward(x, context)).collect::<Result<Vec<_>>>()?;
+        // A mixture for each input and gate that differ: with one of both every tower reads the same.
+        let mixed = |task| {
+            let gate = of_task(&self.gates, task).forward(of_task(inputs, task), context)?;
+            mix(&gate, of_task(&experts, task), self.count, 0, context)
+        };
+        let mixed = (0..inputs.len().max(self.gates.len())).map(mixed).collect::<Result<Vec<_>>>()?;
         let of_tasks = self.towers.iter().zip(mixed.iter().cycle());
         let logits = of_tasks.map(|(tower, h)| tower.forward(h, context)).collect::<Result<_>>()?;
-        Ok(Output::new(logits, vec![experts]))
+        Ok(Output::new(logits, experts))
     }
 }

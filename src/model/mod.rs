@@ -6,7 +6,9 @@
 pub mod aitm;
 pub mod cgc;
 mod chain;
+pub mod dtrn;
 pub mod esmm;
+mod head;
 mod input;
 pub mod m2m;
 pub mod mf;
@@ -26,6 +28,7 @@ mod term;
 #[cfg(test)]
 mod tests;
 
+pub use head::{Head, OnFeatures};
 pub use input::InputLayer;
 pub use parts::{Gate, Tower, at_least_one, last_width};
 pub use registry::{Build, build, register, table_sets};
@@ -83,7 +86,7 @@ pub struct PairSpec {
 }
 
 /// One sequence feature that reaches the model unpooled.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SequenceSpec {
     /// Name of the feature.
     pub name: String,
@@ -94,6 +97,9 @@ pub struct SequenceSpec {
     /// With attention pooling: index into `fields` of the query, whose width equals `dim`. The input layer
     /// then appends the pooled vector to the model's input; without it the model may use the sequence.
     pub target: Option<usize>,
+    /// Indices into `fields` of the ids that read the same table, such as the item that is scored beside the items of
+    /// a history.
+    pub candidates: Vec<usize>,
 }
 
 /// One step's input. B rows.
@@ -139,7 +145,7 @@ pub struct Output {
     /// The last representation that all tasks share: the tensors `[B, d_i]` that make it up, side by side. They
     /// are the very ones that the logits were computed from, so that nothing is copied for it. Shared bottom:
     /// the bottom's output; mixtures: the experts' outputs; CGC and PLE: those of the last level, each task's
-    /// experts in order, then the shared ones. Matrix factorisation: the embeddings.
+    /// experts in order, then the shared ones. Matrix factorisation: the embeddings. DTRN: its module says.
     ///
     /// Empty where the tasks meet nowhere but in the embeddings, or where one task's output feeds the next: then there
     /// is no place to compare the tasks at, and `scope: representation` is refused.

@@ -7,11 +7,12 @@
 //! ŷ_k       = T_k(x_k after the last level)
 //! ```
 
+use super::head::of_task;
 use super::parts::{Gate, Tower, at_least_one, last_width};
-use super::{Input, InputLayer, InputSpec, Model, Output};
+use super::{Head, InputLayer, InputSpec, Model, OnFeatures, Output};
 use crate::config::Component;
 use crate::error::{Error, Result};
-use crate::nn::{Activation, Builder, Context, Mlp, NormKind, ParamStore, Style, add, mix};
+use crate::nn::{Activation, Builder, Context, Mlp, NormKind, ParamStore, Style, add, mean, mix};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -52,19 +53,42 @@ impl Default for Options {
     }
 }
 
+/// What the shared experts of the first level read, where each task has an input of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SharedInput {
+    /// Each task's input in turn: K evaluations, one for each task's mixture.
+    #[default]
+    PerTask,
+    /// The mean of the tasks' inputs.
+    Mean,
+}
+
 /// Builds the model and fills in the component's defaults.
 pub fn build(component: &mut Component, spec: &InputSpec, store: &mut ParamStore) -> Result<Box<dyn Model>> {
+    let input = InputLayer::new(spec, &component.kind)?;
+    let head = Box::new(head(component, spec, input.width(), SharedInput::PerTask, store)?);
+    Ok(Box::new(OnFeatures { input, head }))
+}
+
+/// What reads `width` columns.
+pub(super) fn head(
+    component: &mut Component,
+    spec: &InputSpec,
+    width: usize,
+    shared_input: SharedInput,
+    store: &mut ParamStore,
+) -> Result<Ple> {
     let options: Options = component.options("model")?;
     component.resolve(&options)?;
-    let input = InputLayer::new(spec, &component.kind)?;
-    Ok(Box::new(Ple::new(input, spec, store, &options)?))
+    Ple::new(width, spec, store, &options, shared_input)
 }
 
 /// See the module.
-pub struct Ple {
-    input: InputLayer,
+pub(super) struct Ple {
     levels: Vec<Level>,
     towers: Vec<Tower>,
+    shared_input: SharedInput,
 }
 
 /// One level; h is the width of its experts.
@@ -85,15 +109,21 @@ struct Experts {
 /// What the experts of one level read, and after them what the next level's read.
 struct Streams {
     tasks: Vec<Tensor>,
-    shared: Tensor,
+    /// One, or one for each task.
+    shared: Vec<Tensor>,
 }
 
 impl Ple {
-    pub(super) fn new(input: InputLayer, spec: &InputSpec, store: &mut ParamStore, options: &Options) -> Result<Self> {
+    pub(super) fn new(
+        mut width: usize,
+        spec: &InputSpec,
+        store: &mut ParamStore,
+        options: &Options,
+        shared_input: SharedInput,
+    ) -> Result<Self> {
         at_least_one(options.shared_experts, "shared_experts")?;
         at_least_one(options.task_experts, "task_experts")?;
         let style = Style::new(options.activation, options.dropout, options.norm)?;
-        let mut width = input.width();
         let mut levels = Vec::new();
         for (l, widths) in options.levels.iter().enumerate() {
             let is_last = l + 1 == options.levels.len();
@@ -105,7 +135,7 @@ impl Ple {
             return Err(Error::job("`levels` is empty").at("key", "model.levels").fix("for example [[256], [128]]"));
         }
         let towers = Tower::per_task(store.builder(), spec, width, &options.tower, style)?;
-        Ok(Self { input, levels, towers })
+        Ok(Self { levels, towers, shared_input })
     }
 }
 
@@ -144,19 +174,23 @@ impl Level {
         for ((experts, _), x) in self.tasks.iter().zip(&x.tasks) {
             outputs.push(experts.layers.forward(x, context)?);
         }
-        let shared = self.shared.layers.forward(&x.shared, context)?;
+        let shared = x.shared.iter().map(|x| self.shared.layers.forward(x, context)).collect::<Result<Vec<_>>>()?;
         let mut tasks = Vec::new();
-        for (((experts, gate), x), own) in self.tasks.iter().zip(&x.tasks).zip(&outputs) {
+        for (task, ((experts, gate), x)) in self.tasks.iter().zip(&x.tasks).enumerate() {
             let gate = gate.forward(x, context)?;
-            let own_part = mix(&gate, own, experts.count, 0, context)?;
-            let shared_part = mix(&gate, &shared, self.shared.count, experts.count, context)?;
+            let own_part = mix(&gate, &outputs[task], experts.count, 0, context)?;
+            let shared_part = mix(&gate, of_task(&shared, task), self.shared.count, experts.count, context)?;
             tasks.push(add(&context.graph, &own_part, &shared_part)?);
         }
         let next_shared = match &self.shared_gate {
-            Some(gate) => self.mix_all(&gate.forward(&x.shared, context)?, &outputs, &shared, context)?,
+            Some(gate) => {
+                let streams = x.shared.iter().zip(&shared);
+                let mixed = |(x, shared)| self.mix_all(&gate.forward(x, context)?, &outputs, shared, context);
+                streams.map(mixed).collect::<Result<_>>()?
+            }
             None => shared.clone(),
         };
-        outputs.push(shared);
+        outputs.extend(shared);
         Ok((Streams { tasks, shared: next_shared }, outputs))
     }
 
@@ -180,13 +214,31 @@ impl Experts {
     }
 }
 
-impl Model for Ple {
-    fn forward(&self, input: &Input, context: &Context) -> Result<Output> {
-        let x = self.input.forward(input, context)?;
-        let mut streams = Streams { tasks: vec![x.clone(); self.towers.len()], shared: x };
+impl Ple {
+    /// What the first level reads.
+    fn streams(&self, inputs: &[Tensor], context: &Context) -> Result<Streams> {
+        let tasks = (0..self.towers.len()).map(|task| of_task(inputs, task).clone()).collect();
+        let shared = match (self.shared_input, inputs) {
+            (SharedInput::PerTask, _) | (_, [_]) => inputs.to_vec(),
+            (SharedInput::Mean, _) => vec![mean(&context.graph, inputs)?],
+        };
+        Ok(Streams { tasks, shared })
+    }
+}
+
+impl Head for Ple {
+    fn forward(&self, inputs: &[Tensor], context: &Context) -> Result<Output> {
+        let mut streams = self.streams(inputs, context)?;
         let mut representation = Vec::new();
         for level in &self.levels {
-            (streams, representation) = level.forward(&streams, context)?;
+            let (next, outputs) = level.forward(&streams, context)?;
+            match inputs {
+                [_] => representation = outputs,
+                // Tasks with inputs of their own meet where one's experts feed the others' next level, and last where
+                // that is so for the last time.
+                _ => representation.extend(streams.tasks.into_iter().chain(outputs)),
+            }
+            streams = next;
         }
         let of_tasks = self.towers.iter().zip(&streams.tasks);
         let logits = of_tasks.map(|(tower, x)| tower.forward(x, context)).collect::<Result<_>>()?;

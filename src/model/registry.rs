@@ -1,7 +1,8 @@
 //! The architectures by name.
 
 use super::{
-    InputSpec, Model, aitm, cgc, esmm, m2m, mf, mmoe, mpt, omoe, pepnet, ple, shared_bottom, single_task, star, stem,
+    InputSpec, Model, aitm, cgc, dtrn, esmm, m2m, mf, mmoe, mpt, omoe, pepnet, ple, shared_bottom, single_task, star,
+    stem,
 };
 use crate::config::{Component, unknown_kind};
 use crate::error::{Error, Result};
@@ -16,6 +17,7 @@ pub type Build = fn(&mut Component, &InputSpec, &mut ParamStore) -> Result<Box<d
 const KINDS: &[(&str, Build)] = &[
     ("aitm", aitm::build),
     ("cgc", cgc::build),
+    ("dtrn", dtrn::build),
     ("esmm", esmm::build),
     ("m2m", m2m::build),
     ("mf", mf::build),

@@ -1,10 +1,11 @@
 //! Shared bottom (Caruana 1997): ŷ_k = T_k(f(x)).
 
 use super::parts::{Tower, last_width};
-use super::{Input, InputLayer, InputSpec, Model, Output};
+use super::{Head, InputLayer, InputSpec, Model, OnFeatures, Output};
 use crate::config::Component;
 use crate::error::Result;
 use crate::nn::{Activation, Context, Mlp, NormKind, ParamStore, Style};
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 /// Options of `{kind: shared_bottom}`.
@@ -35,30 +36,40 @@ impl Default for Options {
     }
 }
 
-/// See the module.
-pub struct SharedBottom {
-    input: InputLayer,
+/// The bottom and the towers.
+pub(super) struct SharedBottom {
     bottom: Mlp,
     towers: Vec<Tower>,
 }
 
 /// Builds the model and fills in the component's defaults.
 pub fn build(component: &mut Component, spec: &InputSpec, store: &mut ParamStore) -> Result<Box<dyn Model>> {
+    let input = InputLayer::new(spec, &component.kind)?;
+    let head = Box::new(head(component, spec, input.width(), store)?);
+    Ok(Box::new(OnFeatures { input, head }))
+}
+
+/// What reads `width` columns.
+pub(super) fn head(
+    component: &mut Component,
+    spec: &InputSpec,
+    width: usize,
+    store: &mut ParamStore,
+) -> Result<SharedBottom> {
     let options: Options = component.options("model")?;
     component.resolve(&options)?;
     let style = Style::new(options.activation, options.dropout, options.norm)?;
-    let input = InputLayer::new(spec, &component.kind)?;
-    let width = last_width(&options.bottom, "bottom")?;
-    let bottom = Mlp::new(store.builder().at("bottom"), input.width(), &options.bottom, style)?;
-    let towers = Tower::per_task(store.builder(), spec, width, &options.tower, style)?;
-    Ok(Box::new(SharedBottom { input, bottom, towers }))
+    let hidden = last_width(&options.bottom, "bottom")?;
+    let bottom = Mlp::new(store.builder().at("bottom"), width, &options.bottom, style)?;
+    let towers = Tower::per_task(store.builder(), spec, hidden, &options.tower, style)?;
+    Ok(SharedBottom { bottom, towers })
 }
 
-impl Model for SharedBottom {
-    fn forward(&self, input: &Input, context: &Context) -> Result<Output> {
-        let x = self.input.forward(input, context)?;
-        let bottom = self.bottom.forward(&x, context)?;
-        let logits = self.towers.iter().map(|tower| tower.forward(&bottom, context)).collect::<Result<_>>()?;
-        Ok(Output::new(logits, vec![bottom]))
+impl Head for SharedBottom {
+    fn forward(&self, inputs: &[Tensor], context: &Context) -> Result<Output> {
+        let bottoms = inputs.iter().map(|x| self.bottom.forward(x, context)).collect::<Result<Vec<_>>>()?;
+        let of_tasks = self.towers.iter().zip(bottoms.iter().cycle());
+        let logits = of_tasks.map(|(tower, bottom)| tower.forward(bottom, context)).collect::<Result<_>>()?;
+        Ok(Output::new(logits, bottoms))
     }
 }

@@ -22,7 +22,8 @@ mod scenarios;
 /// Two pooled fields, a sequence that attends with the second, two dense columns, three tasks, two scenarios.
 fn spec() -> InputSpec {
     let field = |name: &str, start, width| Field { name: name.to_string(), start, width };
-    let sequence = SequenceSpec { name: "history".to_string(), max_len: 4, dim: 2, target: Some(1) };
+    let sequence =
+        SequenceSpec { name: "history".to_string(), max_len: 4, dim: 2, target: Some(1), candidates: vec![1] };
     InputSpec {
         fields: vec![field("user", 0, 3), field("item", 3, 2)],
         sequences: vec![sequence],

@@ -29,26 +29,32 @@ struct Attention {
 
 impl Describe for Attention {
     fn describe(&self, program: &mut Program, inputs: &[Value]) -> Result<Value> {
-        /// Far below any score: what is not there gets a weight that rounds to 0.
-        const AWAY: f32 = 1e30;
         let [query, values, mask] = exactly(inputs)?;
-        let query = program.reshape(query, &[0, self.width as i64, 1]);
-        let products = program.matmul(values, query);
-        let scores = program.reshape(products, &[0, -1]);
-        let scores = program.scale(scores, 1.0 / (self.width as f32).sqrt());
-        let here = program.node(Primitive::NotZero, &[mask]);
-        let kept = program.mul(scores, here);
-        let one = program.scalar(1.0);
-        let absent = program.sub(here, one);
-        let absent = program.scale(absent, AWAY);
-        let scores = program.add(kept, absent);
-        let weights = program.softmax(scores);
-        // A row of which nothing is there has no weights at all.
-        let weights = program.mul(weights, here);
-        let weights = program.reshape(weights, &[0, 1, -1]);
-        let sum = program.matmul(weights, values);
-        Ok(program.reshape(sum, &[0, self.width as i64]))
+        Ok(described(program, query, values, mask, self.width))
     }
+}
+
+/// How far below any score what is not there stands: its weight rounds to 0.
+pub(super) const AWAY: f32 = 1e30;
+
+/// The attention of `query` `[B, width]` over `values` `[B, L, width]` as a program.
+pub(super) fn described(program: &mut Program, query: Value, values: Value, mask: Value, width: usize) -> Value {
+    let query = program.reshape(query, &[0, width as i64, 1]);
+    let products = program.matmul(values, query);
+    let scores = program.reshape(products, &[0, -1]);
+    let scores = program.scale(scores, 1.0 / (width as f32).sqrt());
+    let here = program.node(Primitive::NotZero, &[mask]);
+    let kept = program.mul(scores, here);
+    let one = program.scalar(1.0);
+    let absent = program.sub(here, one);
+    let absent = program.scale(absent, AWAY);
+    let scores = program.add(kept, absent);
+    let weights = program.softmax(scores);
+    // A row of which nothing is there has no weights at all.
+    let weights = program.mul(weights, here);
+    let weights = program.reshape(weights, &[0, 1, -1]);
+    let sum = program.matmul(weights, values);
+    program.reshape(sum, &[0, width as i64])
 }
 
 /// One row of the batch.

@@ -78,6 +78,27 @@ pub fn stop_gradient(x: &Tensor) -> Result<Tensor> {
     Ok(x.reshape(x.dims())?.detach())
 }
 
+/// The mean of `parts`, of one shape.
+pub fn mean(graph: &Graph, parts: &[Tensor]) -> Result<Tensor> {
+    let [first, rest @ ..] = parts else {
+        return Err(Error::internal("the mean of nothing"));
+    };
+    let share = 1.0 / parts.len() as f64;
+    let mut sum = first.clone();
+    for part in rest {
+        sum = (sum + part)?;
+    }
+    let y = (sum * share)?;
+    match graph {
+        Graph::Candle => Ok(y),
+        _ => {
+            let y = y.detach();
+            graph.record(&parts.iter().collect::<Vec<_>>(), &y, Mean)?;
+            Ok(y)
+        }
+    }
+}
+
 struct Concat {
     /// Whether each part's gradient is wanted.
     wanted: Vec<bool>,
@@ -185,6 +206,24 @@ impl Operation for Add {
     fn backward(&self, _: &[Tensor], _: &Tensor, dy: &Tensor, _: &mut Pass) -> Result<Vec<Option<Tensor>>> {
         // Gradients are added to in place, so the two may not share their numbers.
         Ok(vec![Some(dy.clone()), Some(dy.copy()?)])
+    }
+}
+
+struct Mean;
+
+impl Describe for Mean {
+    fn describe(&self, program: &mut Program, inputs: &[Value]) -> Result<Value> {
+        let sum = inputs.iter().copied().reduce(|a, b| program.add(a, b));
+        let sum = sum.ok_or_else(|| Error::internal("the mean of nothing"))?;
+        Ok(program.scale(sum, 1.0 / inputs.len() as f32))
+    }
+}
+
+impl Operation for Mean {
+    fn backward(&self, inputs: &[Tensor], _: &Tensor, dy: &Tensor, _: &mut Pass) -> Result<Vec<Option<Tensor>>> {
+        // A tensor each, for gradients are added to in place.
+        let share = 1.0 / inputs.len() as f64;
+        inputs.iter().map(|_| Ok(Some((dy * share)?.detach()))).collect()
     }
 }
 

@@ -213,6 +213,12 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums[0] + tail
 }
 
+/// `to` += `factor` · `from`.
+#[inline(always)]
+pub(crate) fn add_scaled(to: &mut [f32], factor: f32, from: &[f32]) {
+    to.iter_mut().zip(from).for_each(|(to, &from)| *to += factor * from);
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::testing::{check_gradients, check_matches, context, random};

@@ -15,6 +15,9 @@
 //! | `reverse` | gradient reversal |
 //! | `chain` | probabilities of events of which each needs the one before |
 //! | `inner` | inner products row by row |
+//! | `segments`, `positions` | sequences without their padding, and where in them an element stands |
+//! | `self_attention`, `segment_pool` | on those: multi-head attention, one vector of each |
+//! | `rescale` | fields multiplied by their importance |
 //! | `pair` | inner products of two embeddings, and their margins |
 //! | `generated` | a layer whose weights another network made, for each row or scenario |
 //! | `by_scenario` | rows of a table with one row for each scenario |
@@ -56,12 +59,17 @@ mod pair;
 mod parallel;
 mod params;
 mod partitioned_norm;
+mod positions;
 mod product;
 mod program;
 mod prompt;
 mod reference;
+mod rescale;
 mod reverse;
 mod seed;
+mod segment_pool;
+mod segments;
+mod self_attention;
 mod shared_own;
 mod softmax;
 #[cfg(target_arch = "x86_64")]
@@ -74,7 +82,7 @@ pub use attention::attention_pool;
 pub use batch_norm::BatchNorm;
 pub use by_scenario::{by_scenario, or_by_scenario};
 pub use chain::{excess, joint};
-pub use columns::{add, columns, concat, stop_gradient};
+pub use columns::{add, columns, concat, mean, stop_gradient};
 pub use context::{AllSum, Context, Kernels};
 pub use dropout::Dropout;
 pub use gemm::Precision;
@@ -82,7 +90,7 @@ pub use generated::{Groups, generated_linear};
 pub use graph::{Graph, Pass, Tape, Trace, Trunk};
 pub use inner::inner;
 pub use input_gradient::{InputGradient, weighted_sum};
-pub use layer_norm::LayerNorm;
+pub use layer_norm::{LayerNorm, layer_norm};
 pub use linear::Linear;
 pub use loss::Loss;
 pub use mean_row::with_mean_row;
@@ -91,10 +99,15 @@ pub use mlp::{Mlp, NormKind, Style};
 pub use pair::{Sides, pair_margin, pair_score};
 pub use params::{Buffer, Builder, Init, ParamStore};
 pub use partitioned_norm::PartitionedNorm;
+pub use positions::add_positions;
 pub use product::multiply;
 pub use program::{Node, Primitive, Program, Source, Value};
 pub use prompt::{project, scale_columns};
+pub use rescale::rescale;
 pub use reverse::reverse_gradient;
 pub use seed::backward_from;
+pub use segment_pool::{segment_attention, segment_mean};
+pub use segments::{Segments, pack, unpack};
+pub use self_attention::SelfAttention;
 pub use shared_own::{Join, join_shared};
 pub use softmax::softmax;

@@ -1,7 +1,7 @@
 //! Scores of pairs of embeddings, and their margins over drawn ones: all there is of matrix factorisation.
 
 use super::floats::{self, Floats, slice};
-use super::mix::dot;
+use super::mix::{add_scaled, dot};
 use super::program::{Describe, Program, Value, exactly, only_in_training};
 use super::{Context, Kernels, parallel, reference};
 use crate::error::Result;
@@ -50,11 +50,6 @@ impl Sides {
     fn right(self, row: &[f32]) -> &[f32] {
         &row[self.right..][..self.width]
     }
-}
-
-/// `to` += `factor` · `from`.
-fn add_scaled(to: &mut [f32], factor: f32, from: &[f32]) {
-    to.iter_mut().zip(from).for_each(|(to, &from)| *to += factor * from);
 }
 
 struct Score(Sides);

@@ -10,6 +10,7 @@
 use pulp::Arch;
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Rows of a block.
 const BLOCK_ROWS: usize = 128;
@@ -140,6 +141,65 @@ pub(crate) fn row_pairs(
     }
 }
 
+/// Calls `f(segment, its rows of out)` for every segment: those rows of the matrix `out` of `width` columns that lie between
+/// two neighbours of `starts`, which begins with 0 and ends with the number of rows.
+pub(crate) fn segments(out: &mut [f32], width: usize, starts: &[usize], f: impl Fn(usize, &mut [f32]) + Sync) {
+    let arch = Arch::new();
+    let small = out.len() < SMALL;
+    let mut blocks = Vec::new();
+    let mut rest = out;
+    for first in (0..starts.len() - 1).step_by(BLOCK_ROWS) {
+        let end = (first + BLOCK_ROWS).min(starts.len() - 1);
+        let (block, tail) = rest.split_at_mut((starts[end] - starts[first]) * width);
+        blocks.push((first..end, block));
+        rest = tail;
+    }
+    let run = |(segments, block): (Range<usize>, &mut [f32])| {
+        arch.dispatch(
+            #[inline(always)]
+            || {
+                let mut rest = block;
+                for segment in segments {
+                    let rows = starts[segment + 1] - starts[segment];
+                    let (own, tail) = std::mem::take(&mut rest).split_at_mut(rows * width);
+                    f(segment, own);
+                    rest = tail;
+                }
+            },
+        );
+    };
+    if small {
+        blocks.into_iter().for_each(run);
+    } else {
+        blocks.into_par_iter().for_each(run);
+    }
+}
+
+/// [`rows`] that also sums `sums` numbers over the rows, in blocks: `f(first row, rows of out, sums)`.
+pub(crate) fn rows_and_sums(
+    out: &mut [f32],
+    width: usize,
+    sums: usize,
+    f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+) -> Vec<f32> {
+    let arch = Arch::new();
+    let size = width.max(1) * BLOCK_ROWS;
+    let block = |(index, rows): (usize, &mut [f32])| {
+        let mut partial = vec![0.0; sums];
+        arch.dispatch(
+            #[inline(always)]
+            || f(index * BLOCK_ROWS, rows, &mut partial),
+        );
+        partial
+    };
+    let partial: Vec<Vec<f32>> = if out.len() < SMALL {
+        out.chunks_mut(size).enumerate().map(block).collect()
+    } else {
+        out.par_chunks_mut(size).enumerate().map(block).collect()
+    };
+    add_up(&partial, sums)
+}
+
 /// Sums `width` numbers over `rows` rows: `f(row, sums)` adds one row. `work` is the number of floats
 /// read, which decides whether threads are worth it.
 pub(crate) fn sums<T>(rows: usize, width: usize, work: usize, f: impl Fn(usize, &mut [T]) + Sync) -> Vec<T>
@@ -162,8 +222,13 @@ where
     let blocks = rows.div_ceil(BLOCK_ROWS);
     let partial: Vec<Vec<T>> =
         if work < SMALL { (0..blocks).map(block).collect() } else { (0..blocks).into_par_iter().map(block).collect() };
+    add_up(&partial, width)
+}
+
+/// Blocks are added in order.
+fn add_up<T: Copy + Default + std::ops::AddAssign>(partial: &[Vec<T>], width: usize) -> Vec<T> {
     let mut total = vec![T::default(); width];
-    for part in &partial {
+    for part in partial {
         for (sum, &value) in total.iter_mut().zip(part) {
             *sum += value;
         }
@@ -197,6 +262,37 @@ mod tests {
                 b.fill(row as f32);
             });
             assert!(other.iter().enumerate().all(|(i, &v)| v == (i / 2) as f32), "{count} x {width}");
+        }
+    }
+
+    #[test]
+    fn every_segment_gets_its_own_rows() {
+        for (count, width) in [(0, 3), (1, 1), (130, 2), (2000, 20)] {
+            let mut starts = vec![0];
+            (0..count).for_each(|i| starts.push(starts[i] + i % 4));
+            let mut out = vec![-1.0; starts[count] * width];
+            segments(&mut out, width, &starts, |segment, own| {
+                assert_eq!(own.len(), segment % 4 * width);
+                own.fill(segment as f32);
+            });
+            let of_row = |row: usize| (0..count).find(|&i| starts[i] <= row && row < starts[i + 1]).unwrap();
+            assert!((0..starts[count]).step_by(7).all(|row| out[row * width] == of_row(row) as f32));
+        }
+    }
+
+    #[test]
+    fn rows_are_written_and_summed_at_once() {
+        for (count, width) in [(0, 3), (129, 5), (900, 40)] {
+            let mut out = vec![0.0; count * width];
+            let total = rows_and_sums(&mut out, width, 2, |first, rows, sums| {
+                for (i, row) in rows.chunks_mut(width).enumerate() {
+                    row.fill((first + i) as f32);
+                    sums[0] += 1.0;
+                    sums[1] += (first + i) as f32;
+                }
+            });
+            assert!(out.iter().enumerate().all(|(i, &v)| v == (i / width) as f32));
+            assert_eq!(total, [count as f32, (0..count).sum::<usize>() as f32]);
         }
     }
 

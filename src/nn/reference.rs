@@ -3,8 +3,12 @@
 //! Batch norm and dropout are not here: they depend on other ranks and on the position in the global batch, which
 //! candle does not know.
 
+mod sequences;
+
+pub use sequences::{add_positions, pack, segment_attention, segment_mean, self_attention, unpack};
+
 use super::{Activation, Sides};
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, Device, Result, Tensor};
 
 /// act(x · W + b), group by group.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, activation: Activation) -> Result<Tensor> {
@@ -108,4 +112,11 @@ pub fn excess(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// The products of [`super::inner`].
 pub fn inner(a: &Tensor, b: &Tensor, factor: f32) -> Result<Tensor> {
     (a * b)?.sum_keepdim(1)? * f64::from(factor)
+}
+
+/// The rescaled fields of [`super::rescale`].
+pub fn rescale(x: &Tensor, gate: &Tensor, widths: &[usize]) -> Result<Tensor> {
+    let of_column = widths.iter().enumerate().flat_map(|(field, &width)| vec![field as u32; width]);
+    let of_column = Tensor::from_vec(of_column.collect(), widths.iter().sum::<usize>(), &Device::Cpu)?;
+    (x * gate.index_select(&of_column, 1)?)? * 2.0
 }

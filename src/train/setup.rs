@@ -7,7 +7,7 @@ use super::losses::TaskSpec;
 use super::step::Trainable;
 use crate::balance::{self, Balance, Scope};
 use crate::comm::Comm;
-use crate::config::job::{Feature, Job, Pooling, TaskKind};
+use crate::config::job::{Feature, FeatureKind, Job, Pooling, TaskKind};
 use crate::data::schema::{IdColumnUse, Schema, Side};
 use crate::embedding::{BagKind, BagSpec, Embeddings, Pool, TableSpec};
 use crate::error::{Error, Result};
@@ -177,7 +177,9 @@ fn input_spec(
                 }
                 Some(_) => None,
             };
-            spec.sequences.push(SequenceSpec { name: bag.name.clone(), max_len, dim: tables[bag.table].dim, target });
+            let (name, dim) = (bag.name.clone(), tables[bag.table].dim);
+            let candidates = candidates(job, schema, bags, bag.table);
+            spec.sequences.push(SequenceSpec { name, max_len, dim, target, candidates });
         }
     }
     spec.pairs = pair_specs(&columns);
@@ -202,6 +204,17 @@ fn pair_specs(columns: &[IdColumnUse]) -> Vec<PairSpec> {
         }
     }
     pairs
+}
+
+/// The fields that are ids of the table `table`.
+fn candidates(job: &Job, schema: &Schema, bags: &[BagSpec], table: usize) -> Vec<usize> {
+    let columns = schema.id_columns();
+    let pooled = bags.iter().zip(&columns).filter(|(bag, _)| matches!(bag.kind, BagKind::Pooled(_))).enumerate();
+    let of_table = pooled.filter(|(_, (bag, column))| {
+        let feature = &job.features[schema.id_features[column.feature].feature];
+        bag.table == table && feature.kind == FeatureKind::Categorical
+    });
+    of_table.map(|(field, _)| field).collect()
 }
 
 /// The field that attends over a sequence, for attention pooling.

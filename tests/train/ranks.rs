@@ -113,6 +113,15 @@ fn dropout_and_batch_norm_with_a_backward_pass_for_each_task() {
 }
 
 #[test]
+fn sequences_that_each_task_reads_in_its_own_way() {
+    same_on_any_number_of_ranks(&[
+        "model={kind: dtrn, blocks: 2, head: {kind: ple, shared_experts: 1, task_experts: 1, levels: [[8], [6]], tower: [4]}}",
+        "features.history={name: history, kind: sequence, table: item, max_len: 4, pooling: none}",
+        "features.recent.pooling=none",
+    ]);
+}
+
+#[test]
 fn admission_and_eviction() {
     let state = same_on_any_number_of_ranks(&[
         "tables={user: {admission: {min_count: 8}, eviction: {max_age_steps: 4}}, item_hour: {admission: \

@@ -65,6 +65,18 @@ fn two_hundred_steps_are_one_hundred_and_one_hundred_with_the_gram_matrix() {
     );
 }
 
+#[test]
+fn two_hundred_steps_are_one_hundred_and_one_hundred_of_sequences() {
+    half_way_is_no_trace(
+        2,
+        &[
+            "model={kind: dtrn, feed_forward: 6, head: {kind: mmoe, experts: 2, expert: [6], tower: [4], dropout: 0.2}}",
+            "features.history={name: history, kind: sequence, table: item, max_len: 4, pooling: none}",
+            "features.recent.pooling=none",
+        ],
+    );
+}
+
 /// The state holds what makes the tests above hard.
 #[test]
 fn the_compared_state_is_not_trivial() {

@@ -18,6 +18,13 @@ const PLE: &str = "model={kind: ple, shared_experts: 1, task_experts: 1, levels:
 const MMOE: &str = "model={kind: mmoe, experts: 3, expert: [8], tower: [4]}";
 const BOTTOM: &str = "model={kind: shared_bottom, bottom: [8, 6], tower: [4], norm: batch}";
 
+/// Two sequences that each task reads in its own way.
+const DTRN: [&str; 3] = [
+    "model={kind: dtrn, feed_forward: 6, hypernetwork: 5, head: {kind: mmoe, experts: 2, expert: [8], tower: [4]}}",
+    "features.history={name: history, kind: sequence, table: item, max_len: 4, pooling: none}",
+    "features.recent.pooling=none",
+];
+
 /// Every way to weigh gradients, but for the plain one, that `ranks.rs` has.
 const WAYS: [&str; 14] = [
     "{kind: mgda, scope: representation}",
@@ -124,31 +131,54 @@ fn every_way_gives_the_same_on_any_number_of_ranks() {
 #[test]
 fn the_trunk_moves_along_the_weighted_sum_of_whole_backward_passes() {
     let bench = Bench::new();
-    for (m, model) in [MMOE, PLE, BOTTOM].into_iter().enumerate() {
+    for (m, model) in [&[MMOE][..], &[PLE], &[BOTTOM], &DTRN].into_iter().enumerate() {
         // The initial values: a step of no length.
-        let start = bench
-            .one_step(&format!("start {m}"), &[model, "optimizer.dense.lr=1e-30", "optimizer.sparse.lr=1e-30"])
-            .state;
-        let plain = bench.one_step(&format!("plain {m}"), &[model]).moved(&start);
+        let still = ["optimizer.dense.lr=1e-30", "optimizer.sparse.lr=1e-30"];
+        let start = bench.one_step(&format!("start {m}"), &[model, &still].concat()).state;
+        let plain = bench.one_step(&format!("plain {m}"), model).moved(&start);
         for scope in ["representation", "shared+rows"] {
             let balance = format!("balance={{kind: mgda, scope: {scope}}}");
-            let run = bench.one_step(&format!("{scope} {m}"), &[model, &balance]);
+            let run = bench.one_step(&format!("{scope} {m}"), &[model, &[&balance]].concat());
             let weights = run.weights();
             assert!(weights.iter().filter(|w| **w > 0.01).count() >= 2, "{weights:?} is no test of a sum");
             let given = [1.0, 0.7, 1.0, 1.0];
             let weighted: Vec<String> =
                 (0..4).map(|k| format!("tasks[{k}].weight={}", weights[k].max(1e-12) * given[k])).collect();
-            let weighted: Vec<&str> = weighted.iter().map(String::as_str).chain([model]).collect();
+            let weighted: Vec<&str> = weighted.iter().map(String::as_str).chain(model.iter().copied()).collect();
             let weighted = bench.one_step(&format!("{scope} weighted {m}"), &weighted).moved(&start);
             for (name, moved) in run.moved(&start) {
-                // MMoE's and the bottom's own parameters are its gates and towers; of PLE only the towers surely are.
-                let own = name.contains("towers") || (m == 0 && name.contains("gates"));
+                // MMoE's and the bottom's own parameters are its gates and towers; of PLE only the towers surely are. DTRN has
+                // its tasks' embeddings and refinements too.
+                let of_mixture = m != 1 && name.contains("gates");
+                let of_dtrn = name.contains("hypernetwork.tasks") || name.contains("refinement");
+                let own = name.contains("towers") || of_mixture || of_dtrn;
                 let in_doubt = m == 1 && name.contains("tasks");
                 if !in_doubt {
                     let want = if own { &plain[&name] } else { &weighted[&name] };
-                    assert_near(&moved, want, 2e-4, &format!("{scope}, {model}: {name}"));
+                    assert_near(&moved, want, 2e-4, &format!("{scope}, {model:?}: {name}"));
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn tasks_with_inputs_of_their_own_give_the_same_on_any_number_of_ranks() {
+    let bench = Bench::new();
+    let ways = [
+        "{kind: cagrad, scope: representation}",
+        "{kind: graddrop, leak: 0.1}",
+        "{kind: pcgrad, scope: shared+rows}",
+        "{kind: db_mtl}",
+    ];
+    for (i, way) in ways.iter().enumerate() {
+        let balance = format!("balance={way}");
+        let run = |ranks| {
+            bench.run(&format!("dtrn {i}"), ranks, &[&DTRN, &[balance.as_str(), "train.epochs=1"][..]].concat())
+        };
+        let alone = run(1);
+        for ranks in [2, 4] {
+            alone.state.assert_close(&run(ranks).state, 1e-3, &format!("{way}, {ranks} ranks"));
         }
     }
 }

@@ -18,7 +18,13 @@ pub(super) fn spec(tasks: &[&str], sets: &[&str]) -> InputSpec {
             fields.push(Field { name: format!("{name}{set}"), start, width });
         }
         let target = Some(2 * set + 1);
-        sequences.push(SequenceSpec { name: format!("history{set}"), max_len: 4, dim: 2, target });
+        sequences.push(SequenceSpec {
+            name: format!("history{set}"),
+            max_len: 4,
+            dim: 2,
+            target,
+            candidates: Vec::new(),
+        });
     }
     InputSpec {
         fields,

@@ -1,6 +1,6 @@
 use super::evaluate::check_description;
 use crate::nn::activation::ALL;
-use crate::nn::testing::{context, random};
+use crate::nn::testing::{context, mask, random};
 use crate::nn::*;
 
 #[test]
@@ -51,6 +51,7 @@ fn columns_describe_themselves() {
     check_description(&inputs, &store, |t, at| concat(&at.graph, &[t[1].clone(), t[0].clone(), t[1].clone()]));
     check_description(&inputs, &store, |t, at| add(&at.graph, &t[0], &add(&at.graph, &t[1], &t[1])?));
     check_description(&inputs, &store, |t, at| add(&at.graph, &t[0].detach(), &t[1].clone()));
+    check_description(&inputs, &store, |t, at| mean(&at.graph, &[t[0].clone(), t[1].clone(), t[1].clone()]));
 }
 
 #[test]
@@ -70,6 +71,40 @@ fn chains_and_inner_products_describe_themselves() {
     check_description(&inputs, &store, |t, at| joint(&t[0], &t[1], at));
     let inputs = [random(&[6, 5], 1), random(&[6, 5], 2)];
     check_description(&inputs, &store, |t, at| inner(&t[0], &t[1], 0.5, at));
+}
+
+#[test]
+fn sequences_without_padding_describe_themselves() {
+    let mut store = ParamStore::new(1);
+    let attention = SelfAttention::new(store.builder().at("attention"), 6, 2).unwrap();
+    let table = store.builder().param("positions", &[5, 6], Init::Normal(1.0)).unwrap();
+    let [scale, shift] =
+        ["scale", "shift"].map(|name| store.builder().param(name, &[1, 6], Init::Normal(1.0)).unwrap());
+    let inputs = [random(&[8, 4, 6], 1), mask(8, 4), random(&[8, 6], 2)];
+    check_description(&inputs, &store, |t, at| {
+        let segments = Segments::of(&t[1])?;
+        unpack(&add_positions(&pack(&t[0], &segments, at)?, &table, &segments, at)?, &segments, at)
+    });
+    let encoded = |t: &[candle_core::Tensor], segments: &std::sync::Arc<Segments>, at: &Context| {
+        let x = pack(&t[0], segments, at)?;
+        let x = add(&at.graph, &x, &attention.forward(&x, segments, at)?)?;
+        layer_norm(&x, &columns(&at.graph, &scale, 0, 6)?, &shift, at)
+    };
+    check_description(&inputs, &store, |t, at| {
+        let segments = Segments::of(&t[1])?;
+        segment_mean(&encoded(t, &segments, at)?, &segments, at)
+    });
+    check_description(&inputs, &store, |t, at| {
+        let segments = Segments::of(&t[1])?;
+        segment_attention(&t[2], &encoded(t, &segments, at)?, &segments, at)
+    });
+}
+
+#[test]
+fn rescaled_fields_describe_themselves() {
+    let inputs = [random(&[6, 5], 1), random(&[6, 3], 2)];
+    let widths = [2, 1, 2].as_slice().into();
+    check_description(&inputs, &ParamStore::new(1), |t, at| rescale(&t[0], &t[1], &widths, at));
 }
 
 #[test]
