@@ -10,6 +10,7 @@ pub mod mmoe;
 pub mod mpt;
 pub mod omoe;
 mod parts;
+pub mod pf_msmtrec;
 pub mod ple;
 mod registry;
 pub mod shared_bottom;

@@ -1,6 +1,6 @@
 //! The architectures by name.
 
-use super::{InputSpec, Model, cgc, mf, mmoe, mpt, omoe, ple, shared_bottom};
+use super::{InputSpec, Model, cgc, mf, mmoe, mpt, omoe, pf_msmtrec, ple, shared_bottom};
 use crate::config::{Component, unknown_kind};
 use crate::error::{Error, Result};
 use crate::nn::ParamStore;
@@ -17,6 +17,7 @@ const KINDS: &[(&str, Build)] = &[
     ("mmoe", mmoe::build),
     ("mpt", mpt::build),
     ("omoe", omoe::build),
+    ("pf_msmtrec", pf_msmtrec::build),
     ("ple", ple::build),
     ("shared_bottom", shared_bottom::build),
 ];

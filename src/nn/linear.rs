@@ -66,6 +66,12 @@ impl Linear {
         Ok(Self { weight, bias, groups: 1, input, output, activation })
     }
 
+    /// The layer of a `weight` `[in, out]` and a `bias` `[out]` that are computed, not registered.
+    pub fn of(weight: Tensor, bias: Tensor, activation: Activation) -> crate::Result<Self> {
+        let (input, output) = weight.dims2()?;
+        Ok(Self { weight, bias, groups: 1, input, output, activation })
+    }
+
     fn build(mut builder: Builder, groups: usize, shape: &[usize], activation: Activation) -> crate::Result<Self> {
         let (input, output) = (shape[shape.len() - 2], shape[shape.len() - 1]);
         let init = Init::fan_in(input);

@@ -14,7 +14,8 @@
 //! | `prompt` | rows times one vector: by column, and inner products |
 //! | `reverse` | gradient reversal |
 //! | `pair` | inner products of two embeddings, and their margins |
-//! | `mlp` | hidden layers made of these |
+//! | `template` | a weight made of a global, a task's and a scenario's part |
+//! | `mlp`, `finish` | hidden layers made of these |
 //! | `stack` | hidden layers as one operation in bf16 |
 //! | `loss`, `seed` | losses on numbers, and the start of a backward pass from their gradients |
 //! | `columns` | columns side by side, some of them, sums |
@@ -29,6 +30,7 @@ mod batch_norm;
 mod columns;
 mod context;
 mod dropout;
+mod finish;
 mod floats;
 mod gemm;
 mod graph;
@@ -50,6 +52,7 @@ mod seed;
 mod softmax;
 #[cfg(target_arch = "x86_64")]
 mod stack;
+mod template;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -59,6 +62,7 @@ pub use batch_norm::BatchNorm;
 pub use columns::{add, columns, concat};
 pub use context::{AllSum, Context, Kernels};
 pub use dropout::Dropout;
+pub use finish::Finish;
 pub use gemm::Precision;
 pub use graph::{Graph, Pass, Tape, Trace, Trunk};
 pub use input_gradient::{InputGradient, weighted_sum};
@@ -74,3 +78,4 @@ pub use prompt::{project, scale_columns};
 pub use reverse::reverse_gradient;
 pub use seed::backward_from;
 pub use softmax::softmax;
+pub use template::{Template, template};

@@ -3,7 +3,7 @@
 //! Batch norm and dropout are not here: they depend on other ranks and on the position in the global batch, which
 //! candle does not know.
 
-use super::{Activation, Sides};
+use super::{Activation, Sides, Template};
 use candle_core::{D, Result, Tensor};
 
 /// act(x · W + b), group by group.
@@ -28,6 +28,14 @@ pub fn activation(activation: Activation, z: &Tensor) -> Result<Tensor> {
         Activation::Sigmoid => (z.neg()?.exp()? + 1.0)?.recip(),
         Activation::LeakyRelu => z.relu()? - (z.neg()?.relu()? * 0.01)?,
         Activation::Silu => z.silu(),
+    }
+}
+
+/// The weight of [`super::template`].
+pub fn template(global: &Tensor, task: &Tensor, scenario: &Tensor, form: Template) -> Result<Tensor> {
+    match form {
+        Template::Additive => (global + task)? + scenario,
+        Template::Multiplicative => (global * (task + 1.0)?)? * (scenario + 1.0)?,
     }
 }
 
