@@ -5,6 +5,7 @@ mod common;
 
 mod balance;
 mod crash;
+mod federated;
 mod freeze;
 mod labels;
 mod lifecycle;
