@@ -5,7 +5,7 @@
 //! | floor | modules |
 //! |---|---|
 //! | 6 | [`cli`] |
-//! | 5 | [`train`] |
+//! | 5 | [`train`], [`federated`] |
 //! | 4 | [`checkpoint`] |
 //! | 3 | [`embedding`], [`model`] |
 //! | 2 | [`balance`], [`metric`], [`optim`], [`data`] |
@@ -22,6 +22,7 @@ pub mod config;
 pub mod data;
 pub mod embedding;
 pub mod error;
+pub mod federated;
 pub mod guard;
 pub mod metric;
 pub mod model;

@@ -64,6 +64,7 @@ pub use rows::{OnRows, Rows};
 pub use scope::Scope;
 pub use signal::Signal;
 pub use slices::{OnSlices, Slices, Sum};
+pub use softmax::softmax;
 
 use crate::config::{Component, unknown_kind};
 use crate::error::{Error, Result};

@@ -1,7 +1,7 @@
 //! Softmax over a few tasks, with the same bits on every machine.
 
 /// exp(x_k)/Σ exp(x_l), without overflow; empty for an empty slice.
-pub(super) fn softmax(x: &[f64]) -> Vec<f64> {
+pub fn softmax(x: &[f64]) -> Vec<f64> {
     let most = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let powers: Vec<f64> = x.iter().map(|x| libm::exp(x - most)).collect();
     let sum: f64 = powers.iter().sum();

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::Path;
 
 /// One file of the checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
     /// Name inside the checkpoint folder.
     pub name: String,

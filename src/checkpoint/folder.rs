@@ -128,9 +128,11 @@ pub fn resolve(path: &Path) -> Result<PathBuf> {
     }
     let dir = CheckpointDir::of_run(path);
     let Some(newest) = dir.newest()? else {
-        return Err(Error::checkpoint("there is no checkpoint here")
-            .at("path", path.display())
-            .fix("name a run folder or a folder `checkpoints/step-NNNNNNNN` of one"));
+        let fix = match path.join("clients").is_dir() {
+            true => "name the run of one of its clients, `clients/<name>`",
+            false => "name a run folder or a folder `checkpoints/step-NNNNNNNN` of one",
+        };
+        return Err(Error::checkpoint("there is no checkpoint here").at("path", path.display()).fix(fix));
     };
     let best = Manifest::read(&newest)?.progress.best.map(|(step, _)| dir.step(step));
     Ok(best.filter(|best| best.is_dir()).unwrap_or(newest))

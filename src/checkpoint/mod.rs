@@ -22,7 +22,7 @@ mod save;
 #[cfg(test)]
 mod tests;
 
-pub use files::FileEntry;
+pub use files::{Data, FileEntry, Named, TensorFile, sync_dir, write_synced, write_tensors};
 pub use folder::{CheckpointDir, resolve};
 pub use load::{load_dense, load_known_dense, load_known_tables, load_row_classes, load_tables};
 pub use manifest::{FORMAT, Manifest, ParameterEntry, Progress, TableEntry};

@@ -2,6 +2,7 @@
 
 mod balance;
 mod eval;
+mod federated;
 mod inspect;
 mod predict;
 mod synth;

@@ -53,6 +53,9 @@ fn train(comm: Comm, loaded: Loaded, args: &Args, voice: Voice, terminal: &Termi
         let usable = if comm.rank() == 0 { try_folder(&run_dir) } else { Ok(()) };
         collectives::agree(comm.as_ref(), usable)?;
     }
+    if loaded.job.federated.is_some() {
+        return super::federated::train(comm, loaded.job, &run_dir, (args.resume, args.dry_run), voice, terminal);
+    }
     let mut run = Run::prepare(comm.clone(), loaded.job, Arc::new(Local), &run_dir, args.resume)?;
     let start = run.start_notice(threads);
     let speaks = comm.rank() == 0 && !voice.quiet;
@@ -94,7 +97,7 @@ fn try_folder(run_dir: &Path) -> Result<()> {
 }
 
 /// Writes a small file aside and renames it: a full disk must not cost the one that was there.
-fn replace(path: &Path, text: &str) -> Result<()> {
+pub(super) fn replace(path: &Path, text: &str) -> Result<()> {
     let aside = path.with_extension("partial");
     let written = std::fs::write(&aside, text).and_then(|()| std::fs::rename(&aside, path));
     written.map_err(|e| {
@@ -137,7 +140,7 @@ fn parameters(start: &Start) -> String {
 }
 
 /// SIGTERM, SIGINT and SIGUSR1 ask for a checkpoint and a clean end; a second SIGINT or SIGTERM ends at once.
-fn catch_signals() -> Result<Arc<AtomicBool>> {
+pub(super) fn catch_signals() -> Result<Arc<AtomicBool>> {
     use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
     let stop = Arc::new(AtomicBool::new(false));
     let failed = |e: std::io::Error| Error::internal(format!("signals cannot be caught: {e}"));

@@ -75,6 +75,10 @@ pub trait Communicator {
     /// Returns once every rank has called it.
     fn barrier(&self) -> Result<()>;
 
+    /// The group of the ranks that gave the same `color`, numbered in the order of their ranks here. Groups work
+    /// independently of each other; what a rank moves in its group counts in its [`traffic`](Self::traffic) here too.
+    fn split(&self, color: u32) -> Result<Comm>;
+
     /// Ends the whole job with `code`, from any rank, without waiting for the others. `mpi` and `solo`
     /// print the message (unless it is empty) to stderr and end the process; `threads` wakes the other
     /// ranks and unwinds this one.

@@ -28,7 +28,7 @@ use crate::error::{Error, Result};
 use crate::guard;
 use ::mpi::datatype::{Partition, PartitionMut};
 use ::mpi::environment::{Threading, Universe};
-use ::mpi::topology::{Communicator as _, SimpleCommunicator};
+use ::mpi::topology::{Color, Communicator as _, SimpleCommunicator};
 use ::mpi::traits::{CommunicatorCollectives, Destination, Source};
 use std::mem::ManuallyDrop;
 use std::ops::Range;
@@ -63,7 +63,7 @@ impl Session {
             return Err(Error::comm(format!("the MPI library supports only threading level {level:?}"))
                 .fix("use an MPI library built with thread support (MPI_THREAD_FUNNELED)"));
         }
-        let comm = Rc::new(Mpi::new(universe.world(), chunk_bytes));
+        let comm = Rc::new(Mpi::new(universe.world(), chunk_bytes, Rc::default()));
         abort_on_panic(comm.label());
         Ok(Self { universe, comm })
     }
@@ -127,17 +127,18 @@ struct Mpi {
     chunk_bytes: usize,
     /// Largest message that travels with the collective call.
     limit_bytes: usize,
-    meter: Meter,
+    /// Of this rank, shared with the groups that it is in.
+    meter: Rc<Meter>,
 }
 
 impl Mpi {
-    fn new(world: SimpleCommunicator, chunk_bytes: usize) -> Self {
+    fn new(world: SimpleCommunicator, chunk_bytes: usize, meter: Rc<Meter>) -> Self {
         // MPI ranks and sizes are C ints that are never negative.
         let (rank, size) = (world.rank() as usize, world.size() as usize);
         let largest = i32::MAX as usize;
         let chunk_bytes = chunk_bytes.clamp(1, largest);
         let limit_bytes = chunk_bytes.min(largest / size);
-        Self { world, rank, size, chunk_bytes, limit_bytes, meter: Meter::default() }
+        Self { world, rank, size, chunk_bytes, limit_bytes, meter }
     }
 
     /// Who speaks in a message of failure.
@@ -305,6 +306,16 @@ impl Communicator for Mpi {
             self.world.barrier();
             Ok(())
         })
+    }
+
+    fn split(&self, color: u32) -> Result<Comm> {
+        let value = i32::try_from(color).map_err(|_| Error::internal(format!("MPI has no color {color}")))?;
+        let group = self.meter.call(0, || Ok(self.world.split_by_color(Color::with_value(value))))?;
+        let group = group.ok_or_else(|| Error::comm(format!("MPI made no group of color {color}")))?;
+        let group = Rc::new(Mpi::new(group, self.chunk_bytes, Rc::clone(&self.meter)));
+        // Never freed: that is collective, and a rank that leaves with an error would wait in it for the others.
+        std::mem::forget(Rc::clone(&group));
+        Ok(group)
     }
 
     fn abort(&self, code: i32, message: &str) -> ! {

@@ -20,6 +20,7 @@ pub fn check(comm: &dyn Communicator, seed: u64, max_len: usize) -> Result<()> {
     check_sums(comm, &plan)?;
     check_messages(comm, &plan)?;
     check_agree(comm, &plan)?;
+    check_groups(comm)?;
     comm.barrier()
 }
 
@@ -145,4 +146,15 @@ fn check_agree(comm: &dyn Communicator, plan: &Plan) -> Result<()> {
     let expected = format!("planned (rank {failing})");
     expect("agree", agreed.is_err_and(|error| error.to_string() == expected))?;
     expect("agree", collectives::agree(comm, Ok(plan.rank))? == plan.rank)
+}
+
+/// Even and odd ranks form a group each, and count their ranks apart.
+fn check_groups(comm: &dyn Communicator) -> Result<()> {
+    let parity = comm.rank() % 2;
+    let group = comm.split(parity as u32)?;
+    let members: Vec<u64> = (0..comm.size() as u64).filter(|rank| *rank % 2 == parity as u64).collect();
+    let (found, _) = collectives::all_gather(group.as_ref(), &[comm.rank() as u64])?;
+    expect("split", found == members && group.rank() == comm.rank() / 2 && group.size() == members.len())?;
+    // One group may call more often than another.
+    (0..=parity).try_for_each(|_| group.barrier())
 }

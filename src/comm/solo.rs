@@ -1,8 +1,9 @@
 //! One rank, no transport: collectives copy.
 
 use super::layout::{check_all_gather, check_all_to_all, check_one_each};
-use super::{Communicator, Traffic, print_failure};
+use super::{Comm, Communicator, Traffic, print_failure};
 use crate::error::Result;
+use std::rc::Rc;
 
 /// The communicator of a run without `mpirun`.
 #[derive(Debug, Default)]
@@ -42,6 +43,10 @@ impl Communicator for Solo {
 
     fn barrier(&self) -> Result<()> {
         Ok(())
+    }
+
+    fn split(&self, _: u32) -> Result<Comm> {
+        Ok(Rc::new(Solo))
     }
 
     fn abort(&self, code: i32, message: &str) -> ! {

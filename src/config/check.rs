@@ -4,6 +4,7 @@
 //! names one key; the first problem found, from the top of the job down, is the one reported.
 
 mod features;
+mod federated;
 mod pairs;
 mod tables;
 mod tasks;
@@ -44,6 +45,7 @@ impl Checked {
             }
         }
         job.tasks.iter_mut().for_each(Task::fill);
+        job.federated.iter_mut().for_each(|federated| federated.fill());
         Ok(Self { job, table_dims })
     }
 
@@ -77,6 +79,7 @@ pub fn check(job: &Job) -> Result<()> {
     tables::check(job)?;
     tasks::check(job)?;
     pairs::check(job)?;
+    federated::check(job)?;
     if job.optimizer.clip_norm.is_some_and(|norm| !(norm.is_finite() && norm > 0.0)) {
         return Err(wrong("optimizer.clip_norm", "a norm to clip to must be finite and above 0")
             .fix("leave it out for no clipping"));

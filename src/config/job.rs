@@ -2,6 +2,7 @@
 
 mod eval;
 mod feature;
+mod federated;
 mod label;
 mod paths;
 mod relation;
@@ -10,6 +11,7 @@ mod table;
 
 pub use eval::{Best, Eval, Stop};
 pub use feature::{Feature, FeatureKind, Pooling, Transform};
+pub use federated::{Client, Federated, Method, Part, Privacy, Share, SharedNorm, Weights};
 pub use label::LabelValue;
 pub use paths::Paths;
 pub use relation::{Negatives, Ranking};
@@ -61,6 +63,9 @@ pub struct Job {
     /// When checkpoints are written and how many are kept.
     #[serde(default)]
     pub checkpoint: Checkpoint,
+    /// Trains clients that share parameters, instead of one model on all rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub federated: Option<Federated>,
     /// Where this run writes; default `runs/<name>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_dir: Option<String>,

@@ -186,6 +186,11 @@ impl Embeddings {
         self.import(table, &rows)
     }
 
+    /// Replaces the values of those of `ids` that have a row on this rank by `values`, `ids.len() × dim` floats.
+    pub fn overwrite(&mut self, table: usize, ids: &[u64], values: &[f32]) {
+        self.tables[table].overwrite(ids, values);
+    }
+
     /// Cuts the tables to their limits as after the update of `step`. Without effect on the tables of a checkpoint,
     /// unless their limits have been changed since it was saved.
     pub fn trim(&mut self, step: u64) {

@@ -220,6 +220,16 @@ impl Table {
         }
     }
 
+    /// Replaces the values of those of `ids` that have a row, and leaves their optimizer state.
+    pub fn overwrite(&mut self, ids: &[u64], values: &[f32]) {
+        let dim = self.spec.dim;
+        for (&id, values) in ids.iter().zip(values.chunks_exact(dim)) {
+            if let Some(slot) = self.find(id) {
+                self.rows.row_mut(slot)[..dim].copy_from_slice(values);
+            }
+        }
+    }
+
     /// Drops the rows that eviction says must go after `step`; whether there were any.
     pub fn evict(&mut self, step: u64) -> bool {
         let Some(eviction) = self.spec.eviction.filter(|_| !self.spec.frozen) else {

@@ -23,8 +23,8 @@ mod sum;
 
 pub use evaluator::{Evaluator, TaskReport, Value, score};
 pub use ranking::Ranking;
-pub use render::render;
-pub use report::{Report, ScenarioReport};
+pub use render::{render, render_tasks};
+pub use report::{Report, ScenarioReport, by_task};
 pub use scenarios::ByScenario;
 
 use crate::comm::Communicator;

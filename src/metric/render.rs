@@ -15,7 +15,7 @@ const SHORT: [(&str, &str); 1] = [("normalized_entropy", "ne")];
 
 /// The table of all rows, then, where there are scenarios, one line for each of them.
 pub fn render(report: &Report) -> String {
-    let tasks = by_task(&report.tasks);
+    let tasks = render_tasks(&report.tasks);
     if report.scenarios.is_empty() {
         return tasks;
     }
@@ -24,7 +24,7 @@ pub fn render(report: &Report) -> String {
 
 /// One line per task, one aligned column per metric. An AUC that is not exact carries its bound
 /// (`0.812345 ±2e-7`); a value that does not exist says `undefined`, a metric that does not apply `-`.
-fn by_task(reports: &[TaskReport]) -> String {
+pub fn render_tasks(reports: &[TaskReport]) -> String {
     let mut names: Vec<&str> = Vec::new();
     for name in reports.iter().flat_map(|report| &report.values).map(|(name, _)| name.as_ref()) {
         if !NOT_SHOWN.contains(&name) && !names.contains(&name) {
@@ -123,8 +123,8 @@ mod tests {
         let want = "task              auc    logloss        ne  rows\n\
                     click  0.812346 ±2e-7  1.2000e-5  0.500000  1200\n\
                     buy         undefined          -         -     7\n";
-        assert_eq!(by_task(&reports), want);
-        assert_eq!(by_task(&[]), "task\n");
+        assert_eq!(render_tasks(&reports), want);
+        assert_eq!(render_tasks(&[]), "task\n");
     }
 
     #[test]

@@ -28,7 +28,8 @@ pub struct ScenarioReport {
     pub tasks: Vec<TaskReport>,
 }
 
-fn by_task<S: Serializer>(reports: &[TaskReport], serializer: S) -> Result<S::Ok, S::Error> {
+/// Serialises reports as `{task: …}`.
+pub fn by_task<S: Serializer>(reports: &[TaskReport], serializer: S) -> Result<S::Ok, S::Error> {
     let mut map = serializer.serialize_map(Some(reports.len()))?;
     for report in reports {
         map.serialize_entry(&report.task, report)?;

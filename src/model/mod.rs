@@ -17,6 +17,7 @@ pub mod mpt;
 pub mod omoe;
 mod parts;
 pub mod pepnet;
+pub mod pf_msmtrec;
 pub mod ple;
 mod registry;
 mod scenario;

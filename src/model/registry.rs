@@ -1,8 +1,8 @@
 //! The architectures by name.
 
 use super::{
-    InputSpec, Model, aitm, cgc, dtrn, esmm, m2m, mf, mmoe, mpt, omoe, pepnet, ple, shared_bottom, single_task, star,
-    stem,
+    InputSpec, Model, aitm, cgc, dtrn, esmm, m2m, mf, mmoe, mpt, omoe, pepnet, pf_msmtrec, ple, shared_bottom,
+    single_task, star, stem,
 };
 use crate::config::{Component, unknown_kind};
 use crate::error::{Error, Result};
@@ -25,6 +25,7 @@ const KINDS: &[(&str, Build)] = &[
     ("mpt", mpt::build),
     ("omoe", omoe::build),
     ("pepnet", pepnet::build),
+    ("pf_msmtrec", pf_msmtrec::build),
     ("ple", ple::build),
     ("shared_bottom", shared_bottom::build),
     ("single_task", single_task::build),

@@ -56,6 +56,10 @@ fn jobs() -> Vec<Component> {
         format!("{{kind: mpt, expert: [5, 4], adversary: 0, {end}}}"),
         format!("{{kind: mpt, expert: [4], new_tasks: [grade], temperature: 2, {end}}}"),
         format!("{{kind: omoe, experts: 1, expert: [4], {end}}}"),
+        format!("{{kind: pf_msmtrec, experts: 2, expert: [4, 3], {end}}}"),
+        format!(
+            "{{kind: pf_msmtrec, experts: 2, expert: [4], template: multiplicative, norm: none, dropout: 0.2, {end}}}"
+        ),
         format!("{{kind: cgc, shared_experts: 1, task_experts: 2, expert: [5, 4], {end}}}"),
         format!("{{kind: ple, shared_experts: 2, task_experts: 1, levels: [[4], [3, 3]], {end}}}"),
         format!("{{kind: ple, shared_experts: 1, task_experts: 1, levels: [[4], [3]], dropout: 0.2, {end}}}"),
@@ -195,6 +199,25 @@ impl Plain {
         self.linear(&hidden, &format!("towers.{task}.logits"))
     }
 
+    /// A mixture whose experts' weights are made of three parts by `weight`, and their biases by adding.
+    fn of_parts(
+        &self,
+        count: usize,
+        x: &Tensor,
+        weight: impl Fn([&Tensor; 3]) -> candle_core::Result<Tensor>,
+    ) -> Vec<Tensor> {
+        let mut whole = Self(self.0.clone());
+        for path in self.0.keys().filter_map(|name| name.strip_suffix(".global.weight")) {
+            let parts =
+                |what: &str| ["global", "task", "scenario"].map(|part| &self.0[&format!("{path}.{part}.{what}")]);
+            let [g, t, s] = parts("bias");
+            whole.0.insert(format!("{path}.weight"), weight(parts("weight")).unwrap());
+            whole.0.insert(format!("{path}.bias"), ((g + t).unwrap() + s).unwrap());
+        }
+        let experts: Vec<Tensor> = (0..count).map(|e| whole.stack(x, &format!("experts.{e}"), 0, 1)).collect();
+        TASKS.map(|task| self.tower(&self.mixed(x, &format!("gates.{task}"), &experts), task)).to_vec()
+    }
+
     fn ple(&self, x: &Tensor, shared_count: usize, own_count: usize, levels: usize) -> Vec<Tensor> {
         let (mut tasks, mut shared) = (vec![x.clone(); TASKS.len()], x.clone());
         for level in 0..levels {
@@ -215,6 +238,16 @@ impl Plain {
     }
 }
 
+/// Some parameters start at 0, where an equation shows nothing of them.
+fn start_elsewhere(store: &ParamStore) {
+    for index in 0..store.names().len() {
+        let values: Vec<f32> = (0..store.range(index).len() as u64)
+            .map(|i| crate::random::unit(index as u64, &[i]) as f32 - 0.5)
+            .collect();
+        store.load(index, &values).unwrap();
+    }
+}
+
 #[test]
 fn logits_match_the_equations_in_plain_operations() {
     type Equations = Box<dyn Fn(&Plain, &Tensor) -> Vec<Tensor>>;
@@ -230,6 +263,14 @@ fn logits_match_the_equations_in_plain_operations() {
                 let experts = p.experts(x, "experts", 3);
                 TASKS.map(|task| p.tower(&p.mixed(x, &format!("gates.{task}"), &experts), task)).to_vec()
             }),
+        ),
+        (
+            "{kind: pf_msmtrec, experts: 2, expert: [5, 4], tower: [4], activation: tanh, norm: none}",
+            Box::new(|p, x| p.of_parts(2, x, |[g, t, s]| (g + t).unwrap() + s)),
+        ),
+        (
+            "{kind: pf_msmtrec, experts: 3, expert: [5], tower: [], activation: tanh, norm: none, template: multiplicative}",
+            Box::new(|p, x| p.of_parts(3, x, |[g, t, s]| (g * (t + 1.0).unwrap()).unwrap() * (s + 1.0).unwrap())),
         ),
         (
             "{kind: omoe, experts: 2, expert: [5, 4], tower: [4], activation: tanh}",
@@ -249,6 +290,7 @@ fn logits_match_the_equations_in_plain_operations() {
         let plain_spec = InputSpec { sequences: Vec::new(), dense_width: 0, ..spec() };
         let mut store = ParamStore::new(5);
         let model = build(&mut component(job), &plain_spec, &mut store).unwrap();
+        start_elsewhere(&store);
         let x = random(&[ROWS, 5], 1);
         let dense = random(&[ROWS, 0], 0);
         let (sequences, scenarios, classes) = (Vec::new(), [].into(), [].into());

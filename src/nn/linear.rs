@@ -80,6 +80,12 @@ impl Linear {
         Ok(Self { weight, bias, groups: 1, input, output, activation })
     }
 
+    /// The layer of a `weight` `[in, out]` and a `bias` `[out]` that are computed, not registered.
+    pub fn of(weight: Tensor, bias: Tensor, activation: Activation) -> crate::Result<Self> {
+        let (input, output) = weight.dims2()?;
+        Ok(Self { weight, bias, groups: 1, input, output, activation })
+    }
+
     fn build(
         mut builder: Builder,
         groups: usize,

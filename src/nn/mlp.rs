@@ -2,7 +2,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::stack;
-use super::{Activation, BatchNorm, Builder, Context, Dropout, LayerNorm, Linear};
+use super::{Activation, Builder, Context, Finish, Linear};
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -14,9 +14,9 @@ pub enum NormKind {
     /// Nothing.
     #[default]
     None,
-    /// [`BatchNorm`].
+    /// [`BatchNorm`](super::BatchNorm).
     Batch,
-    /// [`LayerNorm`].
+    /// [`LayerNorm`](super::LayerNorm).
     Layer,
 }
 
@@ -53,14 +53,7 @@ pub struct Mlp {
 #[derive(Debug, Clone)]
 struct Layer {
     linear: Linear,
-    norm: Option<Norm>,
-    dropout: Dropout,
-}
-
-#[derive(Debug, Clone)]
-enum Norm {
-    Batch(BatchNorm),
-    Layer(LayerNorm),
+    finish: Finish,
 }
 
 impl Mlp {
@@ -116,7 +109,7 @@ impl Mlp {
 impl Mlp {
     /// The linear layers, if there is nothing between them now.
     fn plain_layers(&self, context: &Context) -> Option<Vec<&Linear>> {
-        let plain = |layer: &Layer| layer.norm.is_none() && !layer.dropout.drops(context);
+        let plain = |layer: &Layer| layer.finish.is_nothing(context);
         self.layers.iter().all(plain).then(|| self.layers.iter().map(|layer| &layer.linear).collect())
     }
 }
@@ -132,29 +125,18 @@ enum Before {
 
 impl Layer {
     fn new(mut builder: Builder, groups: usize, before: Before, width: usize, style: Style) -> Result<Self> {
-        let dropout = Dropout::new(&builder, style.dropout);
-        let fused = if style.norm == NormKind::None { style.activation } else { Activation::None };
-        let norm = match style.norm {
-            NormKind::None => None,
-            NormKind::Batch => Some(Norm::Batch(BatchNorm::new(builder.at("norm"), groups * width, style.activation)?)),
-            NormKind::Layer => Some(Norm::Layer(LayerNorm::new(builder.at("norm"), groups, width, style.activation)?)),
-        };
+        let finish = Finish::new(&mut builder, groups, width, style)?;
+        let activation = Finish::of_product(style);
         let linear = match before {
             // One matrix product for all groups.
-            Before::Shared(input) => Linear::new(builder, input, groups * width, fused)?,
-            Before::Own(input) => Linear::grouped(builder, groups, input, width, fused)?,
+            Before::Shared(input) => Linear::new(builder, input, groups * width, activation)?,
+            Before::Own(input) => Linear::grouped(builder, groups, input, width, activation)?,
         };
-        Ok(Self { linear, norm, dropout })
+        Ok(Self { linear, finish })
     }
 
     fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
-        let z = self.linear.forward(x, context)?;
-        let y = match &self.norm {
-            None => z,
-            Some(Norm::Batch(norm)) => norm.forward(&z, context)?,
-            Some(Norm::Layer(norm)) => norm.forward(&z, context)?,
-        };
-        self.dropout.forward(&y, context)
+        self.finish.forward(self.linear.forward(x, context)?, context)
     }
 }
 

@@ -25,7 +25,8 @@
 //! | `shared_own` | what scenarios share and have of their own, joined |
 //! | `mean_row` | a table of scenarios with their mean, for "other" |
 //! | `partitioned_norm` | batch norm with the moments of the row's scenario |
-//! | `mlp` | hidden layers made of these |
+//! | `template` | a weight made of a global, a task's and a scenario's part |
+//! | `mlp`, `finish` | hidden layers made of these |
 //! | `stack` | hidden layers as one operation in bf16 |
 //! | `loss`, `seed` | losses on numbers, and the start of a backward pass from their gradients |
 //! | `columns` | columns side by side, some of them, sums |
@@ -42,6 +43,7 @@ mod chain;
 mod columns;
 mod context;
 mod dropout;
+mod finish;
 mod floats;
 mod gemm;
 mod generated;
@@ -74,6 +76,7 @@ mod shared_own;
 mod softmax;
 #[cfg(target_arch = "x86_64")]
 mod stack;
+mod template;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -85,6 +88,7 @@ pub use chain::{excess, joint};
 pub use columns::{add, columns, concat, mean, stop_gradient};
 pub use context::{AllSum, Context, Kernels};
 pub use dropout::Dropout;
+pub use finish::Finish;
 pub use gemm::Precision;
 pub use generated::{Groups, generated_linear};
 pub use graph::{Graph, Pass, Tape, Trace, Trunk};
@@ -111,3 +115,4 @@ pub use segments::{Segments, pack, unpack};
 pub use self_attention::SelfAttention;
 pub use shared_own::{Join, join_shared};
 pub use softmax::softmax;
+pub use template::{Template, template};

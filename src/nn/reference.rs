@@ -7,7 +7,7 @@ mod sequences;
 
 pub use sequences::{add_positions, pack, segment_attention, segment_mean, self_attention, unpack};
 
-use super::{Activation, Sides};
+use super::{Activation, Sides, Template};
 use candle_core::{D, Device, Result, Tensor};
 
 /// act(x · W + b), group by group.
@@ -32,6 +32,14 @@ pub fn activation(activation: Activation, z: &Tensor) -> Result<Tensor> {
         Activation::Sigmoid => (z.neg()?.exp()? + 1.0)?.recip(),
         Activation::LeakyRelu => z.relu()? - (z.neg()?.relu()? * 0.01)?,
         Activation::Silu => z.silu(),
+    }
+}
+
+/// The weight of [`super::template`].
+pub fn template(global: &Tensor, task: &Tensor, scenario: &Tensor, form: Template) -> Result<Tensor> {
+    match form {
+        Template::Additive => (global + task)? + scenario,
+        Template::Multiplicative => (global * (task + 1.0)?)? * (scenario + 1.0)?,
     }
 }
 

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 pub enum Event {
     Start,
     Step,
+    Round,
     Eval,
     Checkpoint,
     End,

@@ -1,6 +1,8 @@
 //! The dense parameters' optimizer: gradients are reduce-scattered, moments live on this rank's slice,
 //! parameters are gathered. See [`Layout`] for the picture.
 
+mod pull;
+
 use super::layout::Layout;
 use crate::balance::{OnSlices, Signal, Slices, gram};
 use crate::comm::{Communicator, WireFormat, collectives};
@@ -8,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::nn::ParamStore;
 use crate::optim::{DenseOptimizer, clip};
 use candle_core::backprop::GradStore;
+use pull::Pull;
 
 /// This rank's slice of the dense parameters and of the optimizer's moments.
 pub struct DensePart {
@@ -27,6 +30,7 @@ pub struct DensePart {
     moment_names: Vec<String>,
     /// λ of ½ λ ‖W‖² by place in the slice; empty if it is 0 everywhere.
     l2: Vec<f32>,
+    pull: Option<Pull>,
     buffers: Buffers,
 }
 
@@ -84,6 +88,7 @@ impl DensePart {
             moments,
             moment_names,
             l2: Vec::new(),
+            pull: None,
             buffers: Buffers::default(),
         };
         part.params = part.slice_of(comm.rank(), |index, values| store.read(index, values))?;
@@ -224,6 +229,9 @@ impl DensePart {
         // The penalty is no task's: it is not balanced, and does not count in the norm.
         let pulls = self.l2.iter().zip(&self.params).map(|(l2, parameter)| l2 * parameter);
         direction.iter_mut().zip(pulls).for_each(|(d, pull)| *d += pull);
+        if let Some(pull) = &self.pull {
+            pull.add_to(direction, &self.params);
+        }
         self.updates += 1;
         let moments = &mut self.moments[..self.optimizer.slot_names().len()];
         self.optimizer.update(&mut self.params, &self.buffers.direction, moments, lr, self.updates);
@@ -271,7 +279,7 @@ impl DensePart {
     ) -> Result<()> {
         let rank = comm.rank();
         self.updates = updates;
-        self.params = self.slice_of(rank, |index, values| store.read(index, values))?;
+        self.reload(store, comm)?;
         let of_moment = |moment: usize| {
             self.slice_of(rank, |index, values| {
                 match moments.get(moment).map_or(&[][..], |moment| &moment[index]) {
@@ -282,6 +290,12 @@ impl DensePart {
             })
         };
         self.moments = (0..self.moment_names.len()).map(of_moment).collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    /// Takes the parameters from `store` again, after something else has changed them there.
+    pub fn reload(&mut self, store: &ParamStore, comm: &dyn Communicator) -> Result<()> {
+        self.params = self.slice_of(comm.rank(), |index, values| store.read(index, values))?;
         Ok(())
     }
 

@@ -7,7 +7,7 @@ pub mod dataset;
 mod dense;
 pub mod events;
 mod freeze;
-mod goal;
+pub mod goal;
 pub mod init;
 mod layout;
 mod leaves;

@@ -1,5 +1,6 @@
 //! A run: epochs of steps, evaluations, early stopping, checkpoints.
 
+mod local;
 mod meter;
 mod prepare;
 
@@ -24,7 +25,9 @@ use crate::metric::Report;
 use crate::nn::Kernels;
 use crate::observe::{Stage, Stages};
 use crate::optim::Schedule;
+pub use local::Local;
 use meter::Meter;
+pub use prepare::Begin;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -41,7 +44,8 @@ pub enum Ending {
 }
 
 impl Ending {
-    fn name(self) -> &'static str {
+    /// As it stands in `metrics.jsonl`.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Done => "done",
             Self::EarlyStop => "early_stop",

@@ -6,6 +6,7 @@ mod common;
 mod architectures;
 mod balance;
 mod crash;
+mod federated;
 mod freeze;
 mod labels;
 mod lifecycle;

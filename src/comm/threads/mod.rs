@@ -21,7 +21,7 @@ mod world;
 
 use super::layout::{check_all_gather, check_all_to_all, check_one_each, ranges};
 use super::meter::Meter;
-use super::{Comm, Communicator, Traffic};
+use super::{Comm, Communicator, Traffic, collectives};
 use crate::error::{Error, Result};
 use crate::random;
 use rand::Rng;
@@ -105,10 +105,7 @@ fn run_rank<T>(
     let threads = Rc::new(Threads::new(Arc::clone(world), rank, options));
     let comm = Rc::clone(&threads) as Comm;
     let result = catch_unwind(AssertUnwindSafe(|| body(comm))).unwrap_or_else(|panic| Err(Error::comm(text_of(panic))));
-    if let Err(error) = &result {
-        world.fail(format!("rank {rank} failed: {error}"));
-    }
-    world.stop(rank, threads.calls.get());
+    threads.end(result.as_ref().err());
     result
 }
 
@@ -131,13 +128,24 @@ struct Threads {
     /// Collective calls whose letters this rank has posted.
     calls: Cell<u64>,
     random: RefCell<ChaCha8Rng>,
-    meter: Meter,
+    /// Of this rank, shared with the groups that it is in.
+    meter: Rc<Meter>,
+    groups: RefCell<Vec<Rc<Threads>>>,
 }
 
 impl Threads {
     fn new(world: Arc<World>, rank: usize, options: Options) -> Self {
         let random = RefCell::new(random::stream(options.seed, &[rank as u64]));
-        Self { world, rank, options, calls: Cell::new(0), random, meter: Meter::default() }
+        Self { world, rank, options, calls: Cell::new(0), random, meter: Rc::default(), groups: RefCell::default() }
+    }
+
+    /// Says, here and in the groups, that this rank takes part in no further call.
+    fn end(&self, error: Option<&Error>) {
+        if let Some(error) = error {
+            self.world.fail(format!("rank {} failed: {error}", self.rank));
+        }
+        self.world.stop(self.rank, self.calls.get());
+        self.groups.borrow().iter().for_each(|group| group.end(error));
     }
 
     /// One collective: a letter to every rank (`outgoing`), and one from every rank (`incoming`).
@@ -253,6 +261,19 @@ impl Communicator for Threads {
 
     fn barrier(&self) -> Result<()> {
         self.meter.call(0, || self.exchange(Op::Barrier, |_| Arc::from([]), |_, _| Ok(())))
+    }
+
+    fn split(&self, color: u32) -> Result<Comm> {
+        let mut colors = vec![0u32; self.size()];
+        collectives::all_gather_into(self, &[color], &mut colors)?;
+        let members: Vec<usize> = (0..self.size()).filter(|&rank| colors[rank] == color).collect();
+        let rank = members.iter().position(|&member| member == self.rank).unwrap_or(0);
+        let world = self.world.group((self.calls.get(), color), members.len());
+        // A crash is planned for a call of the whole world.
+        let options = Options { crash: None, ..self.options };
+        let group = Rc::new(Threads { meter: Rc::clone(&self.meter), ..Threads::new(world, rank, options) });
+        self.groups.borrow_mut().push(Rc::clone(&group));
+        Ok(group)
     }
 
     fn abort(&self, code: i32, message: &str) -> ! {

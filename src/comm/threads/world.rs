@@ -46,17 +46,24 @@ struct State {
     stopped_after: Vec<Option<u64>>,
     /// The first failure: what the ranks that wait for a stopped rank are told.
     failure: Option<String>,
+    /// By (number of calls after the split, color).
+    groups: HashMap<(u64, u32), Arc<World>>,
 }
 
 impl World {
     pub(super) fn new(size: usize) -> Self {
         let inboxes = (0..size).map(|_| HashMap::new()).collect();
-        let state = State { inboxes, stopped_after: vec![None; size], failure: None };
+        let state = State { inboxes, stopped_after: vec![None; size], failure: None, groups: HashMap::new() };
         Self { state: Mutex::new(state), changed: Condvar::new(), size }
     }
 
     pub(super) fn size(&self) -> usize {
         self.size
+    }
+
+    /// The world of a group of `size` ranks, one and the same for all that name it by `key`.
+    pub(super) fn group(&self, key: (u64, u32), size: usize) -> Arc<World> {
+        Arc::clone(self.lock().groups.entry(key).or_insert_with(|| Arc::new(World::new(size))))
     }
 
     /// Puts a letter into the inbox of `to`.

@@ -45,6 +45,14 @@ fn gates_and_mixtures_describe_themselves() {
 }
 
 #[test]
+fn templates_describe_themselves() {
+    let (store, parts) = (ParamStore::new(1), [1, 2, 3].map(|seed| random(&[6, 5], seed)));
+    for form in [Template::Additive, Template::Multiplicative] {
+        check_description(&parts, &store, |t, at| template(form, &t[0], &t[1], &t[2], at));
+    }
+}
+
+#[test]
 fn columns_describe_themselves() {
     let (store, inputs) = (ParamStore::new(1), [random(&[6, 5], 1), random(&[6, 5], 2)]);
     check_description(&inputs, &store, |t, at| columns(&at.graph, &t[0], 1, 3));

@@ -28,12 +28,17 @@ impl Run {
     /// Reads the footers and the statistics, builds the model and, with `resume`, restores the newest
     /// whole checkpoint of `run_dir`; without one, begins with that of `init_from`. Collective.
     pub fn prepare(comm: Comm, job: Checked, store: Arc<dyn Store>, run_dir: &Path, resume: bool) -> Result<Self> {
+        Self::prepare_from(comm, job, store, run_dir, if resume { Begin::Newest } else { Begin::New })
+    }
+
+    /// [`Run::prepare`], from a chosen checkpoint. Collective.
+    pub fn prepare_from(comm: Comm, job: Checked, store: Arc<dyn Store>, run_dir: &Path, begin: Begin) -> Result<Self> {
         let mut job = job.into_job();
         let stages = Stages::start();
         let dir = CheckpointDir::of_run(run_dir);
         let recovered = if comm.rank() == 0 { dir.recover() } else { Ok(()) };
         collectives::agree(comm.as_ref(), recovered)?;
-        let newest = collectives::agree(comm.as_ref(), starting_point(&dir, resume))?;
+        let newest = collectives::agree(comm.as_ref(), starting_point(&dir, begin))?;
         let manifest =
             newest.as_deref().map(|path| collectives::agree(comm.as_ref(), Manifest::read(path))).transpose()?;
         let init = job.init_from.as_ref().filter(|_| manifest.is_none());
@@ -156,15 +161,28 @@ impl Parts {
     }
 }
 
-/// Where to start: the newest whole checkpoint with `resume`; otherwise the folder must not hold a run, whose
-/// checkpoints a new one would drop.
-fn starting_point(dir: &CheckpointDir, resume: bool) -> Result<Option<PathBuf>> {
+/// Where a run starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// With a new model. The folder must not hold a run, whose checkpoints this one would drop.
+    New,
+    /// With a new model, over what the folder may hold.
+    Anew,
+    /// From the newest whole checkpoint; with a new model if there is none.
+    Newest,
+    /// From the checkpoint of this step.
+    At(u64),
+}
+
+fn starting_point(dir: &CheckpointDir, begin: Begin) -> Result<Option<PathBuf>> {
     let newest = dir.newest()?;
-    match newest {
-        Some(path) if !resume => Err(Error::job("this run folder already holds checkpoints of a run")
+    match (begin, newest) {
+        (Begin::New, Some(path)) => Err(Error::job("this run folder already holds checkpoints of a run")
             .at("path", path.display())
             .fix("go on from there with --resume, or choose another folder with --run-dir")),
-        newest => Ok(newest),
+        (Begin::Anew, _) => Ok(None),
+        (Begin::New | Begin::Newest, newest) => Ok(newest),
+        (Begin::At(step), _) => Ok(Some(dir.step(step))),
     }
 }
 
