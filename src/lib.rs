@@ -6,7 +6,7 @@
 //! |---|---|
 //! | 6 | [`cli`] |
 //! | 5 | [`train`] |
-//! | 4 | [`checkpoint`] |
+//! | 4 | [`checkpoint`], [`knowledge`] |
 //! | 3 | [`embedding`], [`model`] |
 //! | 2 | [`balance`], [`metric`], [`optim`], [`data`] |
 //! | 1 | [`comm`], [`nn`], [`observe`], [`config`] |
@@ -23,6 +23,7 @@ pub mod data;
 pub mod embedding;
 pub mod error;
 pub mod guard;
+pub mod knowledge;
 pub mod metric;
 pub mod model;
 pub mod nn;
