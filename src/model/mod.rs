@@ -5,6 +5,7 @@
 
 pub mod cgc;
 mod input;
+pub mod llm4msr;
 pub mod m2m;
 pub mod mf;
 pub mod mmoe;

@@ -1,6 +1,6 @@
 //! The architectures by name.
 
-use super::{InputSpec, Model, cgc, m2m, mf, mmoe, mpt, omoe, pepnet, ple, shared_bottom, star};
+use super::{InputSpec, Model, cgc, llm4msr, m2m, mf, mmoe, mpt, omoe, pepnet, ple, shared_bottom, star};
 use crate::config::{Component, unknown_kind};
 use crate::error::{Error, Result};
 use crate::nn::ParamStore;
@@ -13,6 +13,7 @@ pub type Build = fn(&mut Component, &InputSpec, &mut ParamStore) -> Result<Box<d
 /// Kinds in alphabetical order.
 const KINDS: &[(&str, Build)] = &[
     ("cgc", cgc::build),
+    ("llm4msr", llm4msr::build),
     ("m2m", m2m::build),
     ("mf", mf::build),
     ("mmoe", mmoe::build),
@@ -66,7 +67,7 @@ mod tests {
         let message = error("mmeo");
         assert!(message.contains("`mmeo`") && message.contains("did you mean `mmoe`?"), "{message}");
         assert!(message.contains("shared_bottom"), "{message}");
-        assert!(error("transformer").contains("the kinds are: cgc, m2m, mf, mmoe"));
+        assert!(error("transformer").contains("the kinds are: cgc, llm4msr, m2m, mf, mmoe"));
     }
 
     #[test]

@@ -37,7 +37,19 @@ pub struct Linear {
 impl Linear {
     /// A layer from `input` to `output` columns. Weights and biases start as in PyTorch ([`Init::fan_in`]).
     pub fn new(builder: Builder, input: usize, output: usize, activation: Activation) -> crate::Result<Self> {
-        Self::build(builder, 1, &[input, output], activation)
+        let init = Init::fan_in(input);
+        Self::build(builder, 1, &[input, output], activation, [init; 2])
+    }
+
+    /// A layer whose weights and biases start as `[weights, biases]` say.
+    pub fn starting(
+        builder: Builder,
+        input: usize,
+        output: usize,
+        activation: Activation,
+        init: [Init; 2],
+    ) -> crate::Result<Self> {
+        Self::build(builder, 1, &[input, output], activation, init)
     }
 
     /// `groups` layers, each from its own `input` to its own `output` columns.
@@ -50,7 +62,7 @@ impl Linear {
     ) -> crate::Result<Self> {
         match groups {
             1 => Self::new(builder, input, output, activation),
-            _ => Self::build(builder, groups, &[groups, input, output], activation),
+            _ => Self::build(builder, groups, &[groups, input, output], activation, [Init::fan_in(input); 2]),
         }
     }
 
@@ -66,11 +78,16 @@ impl Linear {
         Ok(Self { weight, bias, groups: 1, input, output, activation })
     }
 
-    fn build(mut builder: Builder, groups: usize, shape: &[usize], activation: Activation) -> crate::Result<Self> {
+    fn build(
+        mut builder: Builder,
+        groups: usize,
+        shape: &[usize],
+        activation: Activation,
+        init: [Init; 2],
+    ) -> crate::Result<Self> {
         let (input, output) = (shape[shape.len() - 2], shape[shape.len() - 1]);
-        let init = Init::fan_in(input);
-        let weight = builder.param("weight", shape, init)?;
-        let bias = builder.param("bias", &[groups * output], init)?;
+        let weight = builder.param("weight", shape, init[0])?;
+        let bias = builder.param("bias", &[groups * output], init[1])?;
         Ok(Self { weight, bias, groups, input, output, activation })
     }
 

@@ -8,6 +8,7 @@ mod crash;
 mod freeze;
 mod labels;
 mod lifecycle;
+mod llm4msr;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod mpt;
