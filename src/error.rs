@@ -122,6 +122,14 @@ impl Error {
         self
     }
 
+    /// Gives the place called `label` another value.
+    #[must_use]
+    pub fn moved(mut self, label: &str, value: impl fmt::Display) -> Self {
+        let named = self.place.iter_mut().filter(|(name, _)| name == label);
+        named.for_each(|(_, place)| *place = value.to_string());
+        self
+    }
+
     /// The value of the place called `label`, if it has one.
     pub fn place(&self, label: &str) -> Option<&str> {
         self.place.iter().find(|(name, _)| name == label).map(|(_, value)| value.as_str())

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | 6 | [`cli`] |
 //! | 5 | [`train`], [`federated`] |
-//! | 4 | [`checkpoint`] |
+//! | 4 | [`checkpoint`], [`knowledge`] |
 //! | 3 | [`embedding`], [`model`] |
 //! | 2 | [`balance`], [`metric`], [`optim`], [`data`] |
 //! | 1 | [`comm`], [`nn`], [`observe`], [`config`] |
@@ -24,6 +24,7 @@ pub mod embedding;
 pub mod error;
 pub mod federated;
 pub mod guard;
+pub mod knowledge;
 pub mod metric;
 pub mod model;
 pub mod nn;

@@ -45,6 +45,11 @@ pub fn text(name: &str) -> u64 {
     xxhash_rust::xxh3::xxh3_64(name.as_bytes())
 }
 
+/// A 64-bit hash of bytes under a seed.
+pub fn bytes(seed: u64, bytes: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64_with_seed(bytes, seed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -295,6 +295,12 @@ const COMPONENTS: [(&str, Build); 6] = [
             tasks,
             ..Default::default()
         };
+        if component.kind == "llm4msr" {
+            // Without knowledge it is nothing.
+            let options =
+                "{user_knowledge: user, scenario_knowledge: file, scenario_dim: 3, scenario_fingerprint: '0'}";
+            component.options = serde_yaml::from_str(options).expect("options");
+        }
         model::build(component, &input, &mut nn::ParamStore::new(1)).map(drop)
     }),
     ("balance", |component| balance::build(component, 2).map(drop)),

@@ -4,6 +4,8 @@ mod balance;
 mod eval;
 mod federated;
 mod inspect;
+#[cfg(feature = "encoder")]
+mod knowledge;
 mod predict;
 mod synth;
 mod train;
@@ -43,6 +45,8 @@ enum Command {
     Inspect(inspect::Args),
     Synth(synth::Args),
     Balance(balance::Args),
+    #[cfg(feature = "encoder")]
+    Knowledge(knowledge::Args),
 }
 
 /// Exit code of a run that was stopped by a signal and saved: start it again with `--resume`.
@@ -78,6 +82,8 @@ fn run(args: Args) -> i32 {
         Command::Inspect(args) => on_rank_0(|| inspect::run(args).map(|()| 0)),
         Command::Synth(args) => on_rank_0(|| synth::run(args).map(|()| 0)),
         Command::Balance(args) => on_rank_0(|| balance::run(args).map(|()| 0)),
+        #[cfg(feature = "encoder")]
+        Command::Knowledge(args) => knowledge::run(args, voice),
     }
 }
 

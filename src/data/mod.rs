@@ -34,4 +34,4 @@ pub mod synth;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use columns::string_id;
+pub use columns::{Lists, lists, string_id};

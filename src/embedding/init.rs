@@ -1,6 +1,6 @@
 //! Initial rows: a pure function of (seed, table name, id), so that any rank draws the same row.
 
-use super::options;
+use super::{FileInit, options};
 use crate::config::{Component, unknown_kind};
 use crate::error::Result;
 use crate::random::{hash, mix, text, to_unit};
@@ -15,6 +15,8 @@ pub enum Init {
     Uniform(f64),
     /// Normal with mean 0 and this standard deviation.
     Normal(f64),
+    /// Zero where a file has no row ([`FileInit`]).
+    File,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -66,7 +68,12 @@ impl Init {
                 component.resolve(&options)?;
                 Ok(Self::Normal(options.std))
             }
-            kind => Err(unknown_kind(key, kind, &["uniform", "normal", "zeros"])),
+            "file" => {
+                let options: FileInit = component.options(key)?;
+                component.resolve(&options)?;
+                Ok(Self::File)
+            }
+            kind => Err(unknown_kind(key, kind, &["uniform", "normal", "zeros", "file"])),
         }
     }
 
@@ -76,7 +83,7 @@ impl Init {
         // SplitMix64 started at `start`: element i is its i-th output.
         let draw = |i: usize| to_unit(mix(start.wrapping_add((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))));
         match self {
-            Self::Zeros => row.fill(0.0),
+            Self::Zeros | Self::File => row.fill(0.0),
             Self::Uniform(bound) => {
                 for (i, x) in row.iter_mut().enumerate() {
                     *x = ((2.0 * draw(i) - 1.0) * bound) as f32;

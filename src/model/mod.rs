@@ -10,6 +10,7 @@ pub mod dtrn;
 pub mod esmm;
 mod head;
 mod input;
+pub mod llm4msr;
 pub mod m2m;
 pub mod mf;
 pub mod mmoe;

@@ -1,7 +1,7 @@
 //! The architectures by name.
 
 use super::{
-    InputSpec, Model, aitm, cgc, dtrn, esmm, m2m, mf, mmoe, mpt, omoe, pepnet, pf_msmtrec, ple, shared_bottom,
+    InputSpec, Model, aitm, cgc, dtrn, esmm, llm4msr, m2m, mf, mmoe, mpt, omoe, pepnet, pf_msmtrec, ple, shared_bottom,
     single_task, star, stem,
 };
 use crate::config::{Component, unknown_kind};
@@ -19,6 +19,7 @@ const KINDS: &[(&str, Build)] = &[
     ("cgc", cgc::build),
     ("dtrn", dtrn::build),
     ("esmm", esmm::build),
+    ("llm4msr", llm4msr::build),
     ("m2m", m2m::build),
     ("mf", mf::build),
     ("mmoe", mmoe::build),

@@ -120,14 +120,16 @@ impl Graph {
     }
 
     /// Cuts the model's input off from what made it, so that its gradient can be taken once for all tasks
-    /// ([`Graph::backward_input`]); the model reads what this returns. An input that nothing trained made stays as it is.
+    /// ([`Graph::backward_input`]); the model reads what this returns. An input that nothing trained made stays as it is,
+    /// and there is one cut: what a model makes of its input for another model inside it is a layer like any other.
     pub fn cut(&self, x: Tensor) -> Tensor {
         let Self::Tape(tape) = self else { return x };
         let mut tape = tape.borrow_mut();
-        if !tape.tracks(&x) {
+        if tape.input.is_some() || !tape.tracks(&x) {
             return x;
         }
-        let leaf = x.detach();
+        // Of a tensor without candle's own memory `detach` alone gives back the very same, whose gradient would go on.
+        let leaf = x.reshape(x.dims()).map_or_else(|_| x.detach(), |other| other.detach());
         tape.outputs.insert(leaf.id());
         tape.input = Some(Input { source: x, leaf: leaf.clone() });
         leaf

@@ -37,16 +37,17 @@ pub struct Linear {
 impl Linear {
     /// A layer from `input` to `output` columns. Weights and biases start as in PyTorch ([`Init::fan_in`]).
     pub fn new(builder: Builder, input: usize, output: usize, activation: Activation) -> crate::Result<Self> {
-        Self::build(builder, 1, &[input, output], activation, (Init::fan_in(input), Init::fan_in(input)))
+        let init = Init::fan_in(input);
+        Self::build(builder, 1, &[input, output], activation, [init; 2])
     }
 
-    /// [`Linear::new`] with other initial values of weights and biases.
+    /// A layer whose weights and biases start as `[weights, biases]` say.
     pub fn starting(
         builder: Builder,
         input: usize,
         output: usize,
         activation: Activation,
-        init: (Init, Init),
+        init: [Init; 2],
     ) -> crate::Result<Self> {
         Self::build(builder, 1, &[input, output], activation, init)
     }
@@ -61,10 +62,7 @@ impl Linear {
     ) -> crate::Result<Self> {
         match groups {
             1 => Self::new(builder, input, output, activation),
-            _ => {
-                let init = (Init::fan_in(input), Init::fan_in(input));
-                Self::build(builder, groups, &[groups, input, output], activation, init)
-            }
+            _ => Self::build(builder, groups, &[groups, input, output], activation, [Init::fan_in(input); 2]),
         }
     }
 
@@ -91,11 +89,11 @@ impl Linear {
         groups: usize,
         shape: &[usize],
         activation: Activation,
-        init: (Init, Init),
+        init: [Init; 2],
     ) -> crate::Result<Self> {
         let (input, output) = (shape[shape.len() - 2], shape[shape.len() - 1]);
-        let weight = builder.param("weight", shape, init.0)?;
-        let bias = builder.param("bias", &[groups * output], init.1)?;
+        let weight = builder.param("weight", shape, init[0])?;
+        let bias = builder.param("bias", &[groups * output], init[1])?;
         Ok(Self { weight, bias, groups, input, output, activation })
     }
 

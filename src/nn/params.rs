@@ -23,6 +23,8 @@ pub enum Init {
     Zeros,
     /// All one.
     Ones,
+    /// All this number.
+    Constant(f32),
     /// Uniform in [−bound, bound).
     Uniform(f32),
     /// Normal with mean 0 and this standard deviation.
@@ -46,6 +48,7 @@ impl Init {
         match self {
             Self::Zeros => vec![0.0; count],
             Self::Ones => vec![1.0; count],
+            Self::Constant(value) => vec![value; count],
             Self::Uniform(bound) => (0..count).map(|_| (stream.random::<f32>() * 2.0 - 1.0) * bound).collect(),
             Self::Normal(std) => {
                 (0..count).map(|_| std * stream.sample::<f32, _>(rand_distr::StandardNormal)).collect()

@@ -15,6 +15,7 @@ mod loss_parts;
 mod losses;
 mod persist;
 pub mod predict;
+mod pretrained;
 mod ranking;
 mod row_classes;
 pub mod run;

@@ -10,6 +10,7 @@ mod federated;
 mod freeze;
 mod labels;
 mod lifecycle;
+mod llm4msr;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod mpt;

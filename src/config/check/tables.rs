@@ -14,7 +14,7 @@ pub(super) fn check(job: &Job) -> Result<()> {
     }
     for (name, table) in &job.tables {
         let key = format!("tables.{name}");
-        if !names.contains_key(name) {
+        if !names.contains_key(name) && !job.features.iter().any(|f| f.has_table() && f.table() == name) {
             let known: Vec<&str> = names.keys().map(String::as_str).collect();
             return Err(wrong(key, format!("no feature reads the table `{name}`")).fix(suggest(
                 name,
@@ -27,10 +27,17 @@ pub(super) fn check(job: &Job) -> Result<()> {
     Ok(())
 }
 
-/// The dimension of every table that some feature reads.
+/// The dimension of every table that some feature reads, but for those whose file will say it.
 pub(super) fn dims(job: &Job) -> Result<BTreeMap<String, usize>> {
-    let readers = job.features.iter().filter(|feature| feature.has_table());
+    let readers = job.features.iter().filter(|feature| feature.has_table() && !said_by_file(job, feature.table()));
     readers.map(|feature| Ok((feature.table().to_string(), dim(job, feature.table())?))).collect()
+}
+
+/// Whether the vectors of a file are the rows of table `name`, and nobody says how long they are.
+fn said_by_file(job: &Job, name: &str) -> bool {
+    let table = job.tables.get(name);
+    let from_file = table.is_some_and(|t| t.dim.is_none() && t.init.as_ref().is_some_and(|init| init.kind == "file"));
+    from_file && job.features.iter().all(|feature| feature.table() != name || feature.dim.is_none())
 }
 
 /// The dimension of table `name`: what `tables` or the features that read it say.

@@ -120,7 +120,7 @@ impl Hypernetwork {
             .collect::<Result<_>>()?;
         let hidden = Linear::new(builder.at("hidden"), task_dim + behaviour_dim, hypernetwork, Activation::Relu)?;
         let mut generated = |name, bias| {
-            let init = (Init::Zeros, bias);
+            let init = [Init::Zeros, bias];
             Linear::starting(builder.at(name), hypernetwork, width, Activation::None, init)
         };
         let (scales, shifts) = (generated("scales", Init::Ones)?, generated("shifts", Init::Zeros)?);

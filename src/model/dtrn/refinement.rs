@@ -49,7 +49,7 @@ impl Refinement {
         let build = |task| {
             let mut builder = builder.at(task);
             let squeeze = Linear::new(builder.at("squeeze"), columns, hidden, Activation::Relu)?;
-            let init = (Init::Zeros, Init::Zeros);
+            let init = [Init::Zeros; 2];
             let excite = Linear::starting(builder.at("excite"), hidden, widths.len(), Activation::Sigmoid, init)?;
             Ok(Self { squeeze, excite, widths: widths.clone() })
         };

@@ -4,6 +4,7 @@ use super::{Primitive, Program, Source, Value};
 use crate::nn::testing::{assert_close, context, numbers};
 use crate::nn::{Context, Graph, ParamStore};
 use candle_core::{D, DType, Device, Result, Tensor};
+use std::sync::Arc;
 
 /// Checks that what `f` is described by gives the numbers that `f` gives, also with another number of rows than it was
 /// traced with. `f` may read `inputs` and the parameters of `store`.
@@ -12,14 +13,25 @@ pub(crate) fn check_description(
     store: &ParamStore,
     f: impl Fn(&[Tensor], &Context) -> crate::Result<Tensor>,
 ) {
+    check_description_by_scenario(inputs, &[], store, |inputs, _, at| f(inputs, at));
+}
+
+/// [`check_description`] of what also reads the number of each row's scenario.
+pub(crate) fn check_description_by_scenario(
+    inputs: &[Tensor],
+    scenarios: &[u32],
+    store: &ParamStore,
+    f: impl Fn(&[Tensor], &Arc<[u32]>, &Context) -> crate::Result<Tensor>,
+) {
     let names: Vec<String> = (0..inputs.len()).map(|i| format!("x{i}")).collect();
     let trace = |rows: usize| {
         let inputs: Vec<Tensor> = inputs.iter().map(|x| x.narrow(0, 0, rows).unwrap().copy().unwrap()).collect();
         let named: Vec<_> = names.iter().map(String::as_str).zip(&inputs).collect();
         let at = Context { graph: Graph::trace(&named, store), ..context(false, rows) };
-        let y = f(&inputs, &at).unwrap();
+        let scenarios: Arc<[u32]> = scenarios[..rows.min(scenarios.len())].into();
+        let y = f(&inputs, &scenarios, &at).unwrap();
         let program = at.graph.program(&[&y]).unwrap();
-        let found = &run(&program, &inputs, &[]).unwrap()[0];
+        let found = &run(&program, &inputs, &scenarios).unwrap()[0];
         assert_eq!(found.dims(), y.dims());
         assert_close(&numbers(found), &numbers(&y), 1e-5, "described");
         program

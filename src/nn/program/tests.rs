@@ -1,7 +1,8 @@
-use super::evaluate::check_description;
+use super::evaluate::{check_description, check_description_by_scenario};
 use crate::nn::activation::ALL;
 use crate::nn::testing::{context, mask, random};
 use crate::nn::*;
+use candle_core::{DType, Device, Tensor};
 
 #[test]
 fn linear_layers_and_activations_describe_themselves() {
@@ -60,6 +61,37 @@ fn columns_describe_themselves() {
     check_description(&inputs, &store, |t, at| add(&at.graph, &t[0], &add(&at.graph, &t[1], &t[1])?));
     check_description(&inputs, &store, |t, at| add(&at.graph, &t[0].detach(), &t[1].clone()));
     check_description(&inputs, &store, |t, at| mean(&at.graph, &[t[0].clone(), t[1].clone(), t[1].clone()]));
+}
+
+#[test]
+fn products_and_generated_layers_describe_themselves() {
+    let store = ParamStore::new(1);
+    let x = random(&[6, 4], 1);
+    check_description(&[x.clone(), random(&[6, 4], 2)], &store, |t, at| multiply(&t[0], &t[1], at));
+    let (weight, bias) = (random(&[6, 4 * 3], 2), random(&[6, 3], 3));
+    for activation in [Activation::None, Activation::Gelu] {
+        let inputs = [x.clone(), weight.clone(), bias.clone()];
+        check_description(&inputs, &store, |t, at| {
+            generated_linear(&t[0], &t[1], &t[2], &Groups::Rows, activation, at)
+        });
+        check_description_by_scenario(&[x.clone()], &[2, 0, 5, 1, 1, 2], &store, |t, scenarios, at| {
+            generated_linear(&t[0], &weight, &bias, &Groups::Scenarios(scenarios.clone()), activation, at)
+        });
+    }
+}
+
+#[test]
+fn rows_by_scenario_describe_themselves() {
+    let (store, scenarios) = (ParamStore::new(1), [2, 0, 1, 1, 0, 2]);
+    let (x, table) = (random(&[6, 4], 1), random(&[3, 4], 2));
+    check_description_by_scenario(&[x.clone()], &scenarios, &store, |t, scenarios, at| {
+        add(&at.graph, &t[0], &by_scenario(&table, scenarios, at)?)
+    });
+    let zeros = Tensor::zeros((2, 4), DType::F32, &Device::Cpu).unwrap();
+    let x = Tensor::cat(&[zeros, x.narrow(0, 2, 4).unwrap()], 0).unwrap();
+    check_description_by_scenario(&[x], &scenarios, &store, |t, scenarios, at| {
+        or_by_scenario(&t[0], &table, scenarios, at)
+    });
 }
 
 #[test]

@@ -18,8 +18,10 @@ use crate::train::dataset::Dataset;
 use crate::train::freeze::Frozen;
 use crate::train::goal::Goal;
 use crate::train::init::Init;
+use crate::train::pretrained::{self, Pretrained};
 use crate::train::row_classes::RowClasses;
 use crate::train::step::Trainable;
+use crate::train::trained::saved_job;
 use crate::train::{persist, setup};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,6 +45,14 @@ impl Run {
             newest.as_deref().map(|path| collectives::agree(comm.as_ref(), Manifest::read(path))).transpose()?;
         let init = job.init_from.as_ref().filter(|_| manifest.is_none());
         let init = init.map(|from| Init::read(&comm, from)).transpose()?;
+
+        let pretrained = match &manifest {
+            Some(manifest) => {
+                saved_job(manifest).and_then(|saved| pretrained::as_saved(&mut job, &saved)).map(|()| None)
+            }
+            None => Pretrained::open(&mut job).map(Some),
+        };
+        let pretrained = collectives::agree(comm.as_ref(), pretrained)?;
 
         let open = |paths, purpose| Dataset::open(&comm, &store, &job, paths, purpose);
         let mut train =
@@ -82,6 +92,9 @@ impl Run {
             (Some(init), Some(matches)) => Some(init.load(&comm, &mut trainable, matches)?),
             _ => None,
         };
+        if let Some(pretrained) = pretrained {
+            pretrained.fill(&comm, &mut job, &mut trainable)?;
+        }
         let statistics = Arc::new(statistics);
         let relations = train.collect_relations(&comm, &statistics)?;
         for split in [Some(&mut train), valid.as_mut(), test.as_mut()].into_iter().flatten() {
