@@ -326,7 +326,7 @@ fn a_dry_run_prints_the_job_and_leaves_nothing() {
 
 #[test]
 fn every_command_explains_itself() {
-    for command in ["train", "eval", "predict", "inspect", "synth", "balance"] {
+    for command in ["train", "eval", "predict", "export", "verify", "apply", "inspect", "synth", "balance"] {
         let output = tandem(&[command, "--help"]);
         assert!(output.status.success(), "{}", text_of(&output));
         let help = String::from_utf8_lossy(&output.stdout);
