@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tandem::export::tables::read_rows;
 
 /// Tables that drop rows, so that there are tombstones.
-const EVICTION: [&str; 4] = ["--set", "tables.item.eviction.max_rows=30", "--set", "tables.item.eviction.policy=lru"];
+const EVICTION: [&str; 2] = ["--set", "tables={item: {eviction: {max_rows: 30, policy: lru}}}"];
 
 type Rows = BTreeMap<u64, Vec<u32>>;
 

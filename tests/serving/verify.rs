@@ -122,7 +122,8 @@ fn quantized_vectors_verify_and_say_what_they_cost() {
         assert_eq!(metrics, ["auc", "auc", "loss", "loss"]);
         for effect in effects {
             let (before, after) = (effect["trained"].as_f64().unwrap(), effect["stored"].as_f64().unwrap());
-            assert!(before != after && (before - after).abs() < 0.02 * before, "{effect}");
+            assert!((before - after).abs() < 0.02 * before, "{effect}");
+            assert!(before != after || dtype == "fp16" || effect["metric"] == "auc", "{effect}");
         }
         tandem(&["verify", &trained.path(dtype)]);
     }
