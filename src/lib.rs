@@ -22,6 +22,8 @@ pub mod config;
 pub mod data;
 pub mod embedding;
 pub mod error;
+#[cfg(feature = "serving")]
+pub mod export;
 pub mod federated;
 pub mod guard;
 pub mod knowledge;

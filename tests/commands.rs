@@ -11,7 +11,7 @@ use arrow::array::{
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Float32Type, Float64Type, Int32Type, Int64Type};
 use common::text_of;
-use fixture::{Columns, Fixture, columns, names, read_parquet, tandem, tandem_on, with};
+use fixture::{Columns, Fixture, assert_refused, columns, names, read_parquet, tandem, tandem_on, with, without};
 use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
@@ -326,7 +326,8 @@ fn a_dry_run_prints_the_job_and_leaves_nothing() {
 
 #[test]
 fn every_command_explains_itself() {
-    for command in ["train", "eval", "predict", "inspect", "synth", "balance", "knowledge"] {
+    for command in ["train", "eval", "predict", "export", "verify", "apply", "inspect", "synth", "balance", "knowledge"]
+    {
         let output = tandem(&[command, "--help"]);
         assert!(output.status.success(), "{}", text_of(&output));
         let help = String::from_utf8_lossy(&output.stdout);
@@ -347,4 +348,72 @@ fn every_command_explains_itself() {
     let all = tandem(&["--help"]);
     let all = String::from_utf8_lossy(&all.stdout).into_owned();
     assert!(all.contains("Exit codes") && all.contains("75 stopped by a signal"), "{all}");
+}
+
+#[test]
+fn a_killed_prediction_goes_on_behind_its_finished_parts_under_mpi() {
+    let fixture = trained();
+    let whole = predict(&fixture, 1, "16").expect("one rank needs no mpirun");
+    let (run, log, out) = (fixture.arg("run"), fixture.arg("log"), fixture.path("killed"));
+    let args = ["predict", &run, "--data", &log, "--out", &fixture.arg("killed"), "--resume"];
+    for ranks in [1, 3, 2] {
+        let Some(output) = tandem_on(ranks, &args) else { return };
+        assert!(output.status.success(), "{}", text_of(&output));
+        assert!(parts(&out).columns() == whole.columns(), "{ranks} ranks");
+        // Nothing is left to do.
+        let output = tandem(&args);
+        assert!(text_of(&output).contains("scored 0 rows") && text_of(&output).contains("70 were there"), "{output:?}");
+        // As if the run had been killed: a part of the middle is not there, and one is half written.
+        let all = names(&out);
+        let gone = out.join(&all[all.len() / 2]);
+        let rows: usize = read_parquet(&gone).iter().map(RecordBatch::num_rows).sum();
+        std::fs::rename(&gone, gone.with_extension("parquet.partial")).unwrap();
+        let output = tandem(&args);
+        assert!(text_of(&output).contains(&format!("scored {rows} rows")), "{rows}: {}", text_of(&output));
+        assert!(parts(&out).columns() == whole.columns(), "{ranks} ranks, resumed");
+        assert!(names(&out).iter().all(|name| name.ends_with(".parquet")), "nothing is left aside");
+        for name in names(&out).iter().skip(1).step_by(2) {
+            std::fs::remove_file(out.join(name)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn parts_of_another_prediction_are_not_gone_on_with() {
+    let fixture = trained();
+    let checkpoint = |name: &String| fixture.arg(&format!("run/checkpoints/{name}"));
+    let (run, other) = (checkpoint(&fixture.checkpoints()[0]), checkpoint(&fixture.checkpoints()[1]));
+    let (log, valid) = (fixture.arg("log"), fixture.arg("valid"));
+    let predict =
+        |data: &str, run: &str| tandem(&["predict", run, "--data", data, "--out", &fixture.arg("out"), "--resume"]);
+    assert!(predict(&log, &run).status.success());
+    assert_refused(&predict(&valid, &run), 2, &["was scored from other rows", "out/part-"]);
+    assert_refused(&predict(&log, &other), 2, &["was scored with another checkpoint"]);
+    std::fs::copy(fixture.path("valid/0.parquet"), fixture.path("out/part-00000-00000-0000000000.parquet")).unwrap();
+    assert_refused(&predict(&log, &run), 2, &["is no part of a prediction"]);
+}
+
+#[test]
+fn a_missing_column_is_an_error_or_one_of_nulls() {
+    let fixture = trained();
+    let (mut nulls, mut missing) = (rich(0..30), rich(0..30));
+    for name in ["user", "city", "age", "history", "scores"] {
+        let kind = nulls.iter().find(|(known, _)| *known == name).expect(name).1.data_type().clone();
+        nulls = with(nulls, name, arrow::array::new_null_array(&kind, 30));
+        missing = without(missing, name);
+    }
+    fixture.write("nulls/0.parquet", nulls);
+    fixture.write("missing/0.parquet", missing);
+    let predict = |folder: &str, more: &[&str]| {
+        let (run, data, out) = (fixture.arg("run"), fixture.arg(folder), fixture.arg(&format!("out-{folder}")));
+        tandem(&[&["predict", &run, "--data", &data, "--out", &out], more].concat())
+    };
+    assert_refused(&predict("missing", &[]), 1, &["no column `age`", "--missing null"]);
+    for folder in ["nulls", "missing"] {
+        let output = predict(folder, &["--missing", "null"]);
+        assert!(output.status.success(), "{}", text_of(&output));
+    }
+    let scored = |folder: &str| parts(&fixture.path(&format!("out-{folder}")));
+    assert_eq!(floats(&scored("missing"), "pred_click"), floats(&scored("nulls"), "pred_click"));
+    assert!(scored("missing").column_by_name("user").is_none(), "what was not there is not made up");
 }

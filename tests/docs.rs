@@ -137,15 +137,24 @@ fn commands_about_data_run() {
     run_blocks("docs/data.md");
 }
 
+#[test]
+fn commands_about_serving_run() {
+    run_blocks("docs/serving.md");
+    run_blocks("docs/continual.md");
+}
+
 /// No document has a command that none of the tests above runs.
 #[test]
 fn every_command_is_run_by_a_test() {
-    const RUN: [&str; 3] = ["README.md", "docs/commands.md", "docs/data.md"];
+    const RUN: [&str; 5] = ["README.md", "docs/commands.md", "docs/continual.md", "docs/data.md", "docs/serving.md"];
     for path in documents() {
         for block in read(&path).0 {
             let kind = block.info.as_str();
             let at = format!("{}:{}", name(&path), block.line);
-            assert!(["sh", "sh norun", "yaml", "json", "text", "rust"].contains(&kind), "{at}: a block of `{kind}`");
+            assert!(
+                ["sh", "sh norun", "yaml", "json", "text", "rust", "python", "sql"].contains(&kind),
+                "{at}: a block of `{kind}`"
+            );
             assert!(kind != "sh" || RUN.contains(&name(&path).as_str()), "{at}: no test runs this");
             for line in block.text.lines().filter(|_| kind == "sh norun") {
                 let builds = ["make ", "cargo ", "git ", ".ci/", "cd ", "#"];

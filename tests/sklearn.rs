@@ -3,8 +3,12 @@
 //! Needs `python3` with `venv`, and pip's index the first time. Where they are missing the tests say so and
 //! pass, except in CI (environment variable `CI`), where they fail.
 
+#[path = "common/python.rs"]
+mod python;
+
 use arrow::array::{ArrayRef, Float32Array, Int64Array, RecordBatch, UInt8Array};
 use parquet::arrow::ArrowWriter;
+use python::{python, run};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -13,46 +17,6 @@ use tandem::random;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sklearn");
 const SHARED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data");
-
-fn run(command: &mut Command) -> Result<Output, String> {
-    let output = command.output().map_err(|e| format!("{command:?}: {e}"))?;
-    if output.status.success() {
-        return Ok(output);
-    }
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Err(format!("{command:?}: {}\n{}{}", output.status, text(&output.stdout), text(&output.stderr)))
-}
-
-/// The Python of a virtual environment with scikit-learn, made once per target folder.
-fn environment() -> Result<PathBuf, String> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    // Tests are processes of their own, and only one may make the environment.
-    let lock = File::create(folder.join("sklearn-venv.lock")).map_err(|e| e.to_string())?;
-    lock.lock().map_err(|e| e.to_string())?;
-    let venv = folder.join("sklearn-venv");
-    let (python, ready) = (venv.join("bin/python"), venv.join("ready"));
-    let requirements = Path::new(FOLDER).join("requirements.txt");
-    let wanted = fs::read(&requirements).map_err(|e| e.to_string())?;
-    // Written last: an environment that was cut short, or has other packages, is made anew.
-    if fs::read(&ready).is_ok_and(|installed| installed == wanted) {
-        return Ok(python);
-    }
-    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
-    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "-r"]).arg(&requirements))?;
-    fs::write(&ready, wanted).map_err(|e| e.to_string())?;
-    Ok(python)
-}
-
-fn python() -> Option<PathBuf> {
-    match environment() {
-        Ok(python) => Some(python),
-        Err(reason) if std::env::var_os("CI").is_none() => {
-            eprintln!("SKIPPED: there is no Python with scikit-learn: {reason}");
-            None
-        }
-        Err(reason) => panic!("there is no Python with scikit-learn: {reason}"),
-    }
-}
 
 fn tandem(arguments: &[&str]) -> Output {
     run(Command::new(env!("CARGO_BIN_EXE_tandem")).args(arguments)).unwrap()
@@ -69,7 +33,7 @@ struct Case {
 impl Case {
     fn new(options: &[&'static str]) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
-        Some(Self { python: python()?, folder, options: options.to_vec() })
+        Some(Self { python: python(FOLDER)?, folder, options: options.to_vec() })
     }
 
     fn path(&self, name: &str) -> String {

@@ -78,9 +78,20 @@ pub fn load_row_classes(dir: &Path, manifest: &Manifest) -> Result<(Vec<u8>, u64
 /// manifest, whose totals were checked against each other: no row can be missing.
 pub fn load_tables(dir: &Path, manifest: &Manifest, embeddings: &mut Embeddings) -> Result<()> {
     let owned = embeddings.owned_buckets();
+    read_tables(dir, manifest, owned, |table, rows| embeddings.import(table, rows).map(|_| ()))
+}
+
+/// Hands the rows of each table in `buckets` to `take`, in the order of the buckets, file by file: one file is held in
+/// memory at a time.
+pub fn read_tables(
+    dir: &Path,
+    manifest: &Manifest,
+    buckets: Range<usize>,
+    mut take: impl FnMut(usize, &TableRows) -> Result<()>,
+) -> Result<()> {
     for file in &manifest.files {
         let Some((first, last)) = file.buckets else { continue };
-        if last < owned.start || first >= owned.end {
+        if last < buckets.start || first >= buckets.end {
             continue;
         }
         let content = TensorFile::read(dir, file)?;
@@ -95,7 +106,7 @@ pub fn load_tables(dir: &Path, manifest: &Manifest, embeddings: &mut Embeddings)
                 ))
                 .at("file", dir.join(&file.name).display()));
             }
-            embeddings.import(index, &rows)?;
+            take(index, &rows)?;
         }
     }
     Ok(())

@@ -22,9 +22,9 @@ mod save;
 #[cfg(test)]
 mod tests;
 
-pub use files::{Data, FileEntry, Named, TensorFile, sync_dir, write_synced, write_tensors};
+pub use files::{Data, FileEntry, Named, TensorFile, checksum, sync_dir, write_synced, write_tensors};
 pub use folder::{CheckpointDir, resolve};
-pub use load::{load_dense, load_known_dense, load_known_tables, load_row_classes, load_tables};
-pub use manifest::{FORMAT, Manifest, ParameterEntry, Progress, TableEntry};
+pub use load::{load_dense, load_known_dense, load_known_tables, load_row_classes, load_tables, read_tables};
+pub use manifest::{FORMAT, MANIFEST, Manifest, ParameterEntry, Progress, TableEntry};
 pub use matches::Matches;
 pub use save::{DenseState, Snapshot, save};

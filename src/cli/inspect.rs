@@ -1,7 +1,10 @@
 //! `tandem inspect`.
 
+mod neighbours;
+
 use crate::checkpoint::{self, Manifest};
 use crate::error::Result;
+use neighbours::{Nearness, Neighbour};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +17,18 @@ pub struct Args {
     /// Prints one JSON object instead of a table.
     #[arg(long)]
     json: bool,
+    /// Prints the rows that are nearest to a row, such as `user=17`; an id that is no integer is text.
+    #[arg(long, value_name = "TABLE=ID", conflicts_with = "job")]
+    neighbours: Option<String>,
+    /// The table whose rows are compared with it; default: its own.
+    #[arg(long = "in", value_name = "TABLE", requires = "neighbours")]
+    table: Option<String>,
+    /// How many rows are printed.
+    #[arg(long, value_name = "COUNT", default_value_t = 10, value_parser = super::count)]
+    top: usize,
+    /// How near rows are.
+    #[arg(long, value_enum, default_value_t)]
+    by: Nearness,
     /// Prints the job that trained it, as YAML, and nothing else.
     #[arg(long, conflicts_with = "json")]
     job: bool,
@@ -30,7 +45,28 @@ fn inspect(args: &Args) -> Result<String> {
     if args.job {
         return Ok(manifest.job);
     }
+    if let Some(row) = &args.neighbours {
+        let of = neighbours::parsed(row)?;
+        let table = args.table.as_deref().unwrap_or(of.0);
+        let nearest = neighbours::nearest(&path, &manifest, of, table, args.top, args.by)?;
+        return Ok(if args.json { neighbours_json(of.1, &nearest) } else { neighbours_table(&nearest) });
+    }
     Ok(if args.json { json(&path, &manifest) } else { table(&path, &manifest) })
+}
+
+fn neighbours_json(id: u64, nearest: &[Neighbour]) -> String {
+    let row = |neighbour: &Neighbour| serde_json::json!({"id": neighbour.id, "score": neighbour.score});
+    let value = serde_json::json!({"id": id, "neighbours": nearest.iter().map(row).collect::<Vec<_>>()});
+    format!("{value}\n")
+}
+
+fn neighbours_table(nearest: &[Neighbour]) -> String {
+    let mut text = format!("{:>20}  score\n", "id");
+    for Neighbour { id, score } in nearest {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{id:>20}  {score:.6}");
+    }
+    text
 }
 
 fn json(path: &Path, manifest: &Manifest) -> String {

@@ -1,7 +1,11 @@
 //! The commands: one file each. Only this floor prints.
 
+#[cfg(feature = "serving")]
+mod apply;
 mod balance;
 mod eval;
+#[cfg(feature = "serving")]
+mod export;
 mod federated;
 mod inspect;
 #[cfg(feature = "encoder")]
@@ -9,6 +13,8 @@ mod knowledge;
 mod predict;
 mod synth;
 mod train;
+#[cfg(feature = "serving")]
+mod verify;
 
 use crate::comm::{collectives, launch};
 use crate::error::{Error, Result};
@@ -42,6 +48,12 @@ enum Command {
     Train(train::Args),
     Eval(eval::Args),
     Predict(predict::Args),
+    #[cfg(feature = "serving")]
+    Export(export::Args),
+    #[cfg(feature = "serving")]
+    Verify(verify::Args),
+    #[cfg(feature = "serving")]
+    Apply(apply::Args),
     Inspect(inspect::Args),
     Synth(synth::Args),
     Balance(balance::Args),
@@ -79,6 +91,12 @@ fn run(args: Args) -> i32 {
         Command::Train(args) => train::run(args, voice),
         Command::Eval(args) => eval::run(args, voice),
         Command::Predict(args) => predict::run(args, voice),
+        #[cfg(feature = "serving")]
+        Command::Export(args) => export::run(args, voice),
+        #[cfg(feature = "serving")]
+        Command::Verify(args) => on_rank_0(|| verify::run(args).map(|()| 0)),
+        #[cfg(feature = "serving")]
+        Command::Apply(args) => on_rank_0(|| apply::run(args).map(|()| 0)),
         Command::Inspect(args) => on_rank_0(|| inspect::run(args).map(|()| 0)),
         Command::Synth(args) => on_rank_0(|| synth::run(args).map(|()| 0)),
         Command::Balance(args) => on_rank_0(|| balance::run(args).map(|()| 0)),

@@ -4,7 +4,7 @@ use super::Voice;
 use crate::comm::launch;
 use crate::data::store::Local;
 use crate::observe::{Terminal, log, threads};
-use crate::train::predict::predict;
+use crate::train::predict::{Options, predict};
 use crate::train::trained::Trained;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,15 +20,31 @@ pub struct Args {
     /// Globs, folders or files of the rows; labels are not needed.
     #[arg(long, required = true, num_args = 1..)]
     data: Vec<String>,
-    /// Folder for the scored rows; must be new or empty.
+    /// Folder for the scored rows; must be new or empty, unless with --resume.
     #[arg(long)]
     out: PathBuf,
+    /// Goes on with what a killed run left in --out: finished parts stay, on any number of ranks.
+    #[arg(long)]
+    resume: bool,
+    /// What a column is that a file lacks.
+    #[arg(long, value_enum, default_value_t)]
+    missing: Missing,
     /// Rows of one batch over all ranks.
     #[arg(long, value_name = "ROWS", default_value_t = 8192, value_parser = super::count)]
     global_batch: usize,
     /// CPU threads of each rank; default: the machine's cores divided by the ranks on it.
     #[arg(long, value_name = "COUNT", value_parser = super::count)]
     threads: Option<usize>,
+}
+
+/// What a column is that a file lacks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Missing {
+    /// A mistake: the rows are not scored.
+    #[default]
+    Error,
+    /// A column of nulls.
+    Null,
 }
 
 /// Runs the command.
@@ -39,11 +55,24 @@ pub fn run(args: Args, voice: Voice) -> i32 {
         threads::start(args.threads, comm.as_ref())?;
         let mut trained = Trained::load(&comm, &args.checkpoint)?;
         trained.job.data.root = None;
-        let rows = predict(&comm, &mut trained, Arc::new(Local), &args.data, &args.out, args.global_batch).map_err(
-            |error| super::about_data(error, "the rows must have every column that the model was trained on"),
-        )?;
+        let options = Options {
+            data: args.data.clone(),
+            out: args.out.clone(),
+            global_batch: args.global_batch,
+            resume: args.resume,
+            nulls_for_missing: args.missing == Missing::Null,
+        };
+        const MISSING: &str =
+            "the rows must have every column that the model was trained on; `--missing null` reads nulls";
+        let predicted = predict(&comm, &mut trained, Arc::new(Local), &options);
+        let predicted = predicted.map_err(|error| super::about_data(error, MISSING))?;
         if comm.rank() == 0 && !voice.quiet {
-            terminal.line(&format!("scored {rows} rows with {} (step {})", trained.path.display(), trained.step));
+            let kept = match predicted.rows - predicted.scored {
+                0 => String::new(),
+                kept => format!(", {kept} were there"),
+            };
+            let with = format!("{} (step {})", trained.path.display(), trained.step);
+            terminal.line(&format!("scored {} rows with {with}{kept}", predicted.scored));
         }
         Ok(0)
     })

@@ -289,6 +289,9 @@ impl Decoder {
 
     fn fill_vector(&mut self, input: &Input, feature: &DenseFeature, place: &Place, block: &mut [f32]) -> Result<()> {
         let Some(lists) = columns::lists(input.array) else {
+            if input.array.logical_null_count() == input.array.len() {
+                return Ok(()); // a column of nulls has no type of its own
+            }
             return Err(place.error("a vector must be a list".to_string(), input.name, 0));
         };
         let item_nulls = columns::nulls(&lists.values);

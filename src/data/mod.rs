@@ -19,7 +19,7 @@ pub mod lanes;
 pub mod loader;
 mod negatives;
 pub mod pairs;
-mod place;
+pub mod place;
 pub mod plan;
 pub mod reader;
 pub mod relations;

@@ -123,6 +123,7 @@ impl Files {
         };
         let constant =
             |name: &&str| file.partitions.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+        let constant = |name: &&str| constant(name).or(self.schema.nulls_for_missing.then_some(Constant::Null));
         Ok(PieceReader {
             constants: names.iter().map(constant).collect(),
             names: names.into_iter().map(str::to_string).collect(),

@@ -2,7 +2,7 @@
 
 use super::batch::Batch;
 use super::decode::Decoder;
-use super::lanes::{Layout, Order, Piece, pieces};
+use super::lanes::{Layout, Piece};
 use super::loader::Source;
 use super::plan::Plan;
 use super::reader::{Columns, Files, PieceReader};
@@ -36,10 +36,44 @@ pub struct Scanned {
 
 /// The rows of `rank` of `ranks`: consecutive, equal to within one.
 pub fn share(plan: &Plan, rank: usize, ranks: usize) -> Vec<Piece> {
-    let layout = Layout { rows: plan.rows, lanes: ranks, rows_per_lane: 1 };
-    let sequence = Order::sequential().row_groups(plan.row_groups.len(), 0);
-    let span: Range<u64> = layout.span(rank);
-    pieces(plan, &sequence, span)
+    share_of(&remaining(plan, &[]), rank, ranks)
+}
+
+/// The same of some of the rows.
+pub fn share_of(pieces: &[Piece], rank: usize, ranks: usize) -> Vec<Piece> {
+    let rows = pieces.iter().map(|piece| u64::from(piece.rows)).sum();
+    let span: Range<u64> = Layout { rows, lanes: ranks, rows_per_lane: 1 }.span(rank);
+    let (mut mine, mut position) = (Vec::new(), 0);
+    for piece in pieces {
+        let (first, end) = (span.start.max(position), span.end.min(position + u64::from(piece.rows)));
+        if first < end {
+            let start = piece.start + (first - position) as u32;
+            mine.push(Piece { row_group: piece.row_group, start, rows: (end - first) as u32 });
+        }
+        position += u64::from(piece.rows);
+    }
+    mine
+}
+
+/// All rows without those of `done`, in order.
+pub fn remaining(plan: &Plan, done: &[Piece]) -> Vec<Piece> {
+    let mut done = done.to_vec();
+    done.sort_unstable_by_key(|piece| (piece.row_group, piece.start));
+    let mut left = Vec::new();
+    let mut done = done.into_iter().peekable();
+    for (row_group, group) in (0..).zip(&plan.row_groups) {
+        let mut start = 0;
+        while let Some(piece) = done.next_if(|piece| piece.row_group == row_group) {
+            if piece.start > start {
+                left.push(Piece { row_group, start, rows: piece.start - start });
+            }
+            start = start.max(piece.start + piece.rows);
+        }
+        if start < group.rows {
+            left.push(Piece { row_group, start, rows: group.rows - start });
+        }
+    }
+    left
 }
 
 /// How many batches [`Scan::next`] gives for `pieces`. Ranks that exchange rows at every batch all run the
@@ -83,6 +117,53 @@ impl Scan {
                 return Ok(None);
             };
             self.reader = Some(self.files.read(piece, &self.columns, self.batch_rows)?);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::RowGroup;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn plan(rows: &[u32]) -> Plan {
+        let group = |(index, &rows): (u32, &u32)| RowGroup { file: 0, index, rows, bytes: 1 };
+        let row_groups = (0..).zip(rows).map(group).collect();
+        Plan { row_groups, rows: rows.iter().map(|&rows| u64::from(rows)).sum(), ..Plan::default() }
+    }
+
+    /// Every row by its row group and place.
+    fn rows(pieces: &[Piece]) -> Vec<(u32, u32)> {
+        pieces.iter().flat_map(|p| (p.start..p.start + p.rows).map(|row| (p.row_group, row))).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_done_and_what_is_left_are_all_rows_once(
+            groups in prop::collection::vec(1u32..9, 1..6),
+            cuts in prop::collection::vec((0u32..6, 0u32..9, 1u32..9), 0..4),
+            ranks in 1usize..5,
+        ) {
+            let plan = plan(&groups);
+            let mut done: Vec<Piece> = Vec::new();
+            for (row_group, start, rows) in cuts {
+                let Some(&size) = groups.get(row_group as usize) else { continue };
+                let piece = Piece { row_group, start, rows: rows.min(size.saturating_sub(start)) };
+                let apart = |other: &Piece| other.row_group != row_group || other.start + other.rows <= start
+                    || start + piece.rows <= other.start;
+                if piece.rows > 0 && done.iter().all(apart) {
+                    done.push(piece);
+                }
+            }
+            let left = remaining(&plan, &done);
+            prop_assert!(rows(&left).is_sorted());
+            let mut all = [rows(&left), rows(&done)].concat();
+            all.sort_unstable();
+            let expected = groups.iter().zip(0..).flat_map(|(&n, group)| (0..n).map(move |row| (group, row)));
+            prop_assert_eq!(all, expected.collect::<Vec<_>>());
+            let shared: Vec<Piece> = (0..ranks).flat_map(|rank| share_of(&left, rank, ranks)).collect();
+            prop_assert_eq!(rows(&shared), rows(&left));
         }
     }
 }

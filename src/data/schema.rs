@@ -29,6 +29,8 @@ pub enum Purpose {
 pub struct Schema {
     /// What the rows are read for.
     pub purpose: Purpose,
+    /// Whether a column that a file lacks is a column of nulls; else it is an error.
+    pub nulls_for_missing: bool,
     /// Distinct columns that are read; the other fields hold indices into it.
     pub columns: Vec<Column>,
     /// Features that become ids, in the order of the job.
@@ -53,6 +55,7 @@ impl Schema {
     pub fn new(job: &Job, purpose: Purpose) -> Result<Self> {
         let mut schema = Self {
             purpose,
+            nulls_for_missing: false,
             columns: Vec::new(),
             id_features: Vec::new(),
             dense_features: Vec::new(),
@@ -120,7 +123,7 @@ impl Schema {
     pub fn check(&self, file: &str, fields: &arrow::datatypes::Schema, partitions: &[String]) -> Result<()> {
         for column in &self.columns {
             let Ok(field) = fields.field_with_name(&column.name) else {
-                if partitions.contains(&column.name) {
+                if self.nulls_for_missing || partitions.contains(&column.name) {
                     continue;
                 }
                 return Err(missing_column(file, column, fields, partitions));

@@ -130,6 +130,11 @@ impl Embeddings {
         Some(start..start + self.dims[bag.spec.table])
     }
 
+    /// What reads the tables, one a column of a batch's ids.
+    pub fn bags(&self) -> impl Iterator<Item = &BagSpec> {
+        self.bags.iter().map(|bag| &bag.spec)
+    }
+
     /// Names of the tables, in order.
     pub fn table_names(&self) -> impl Iterator<Item = &str> {
         self.tables.iter().map(|table| table.spec.name.as_str())

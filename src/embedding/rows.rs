@@ -4,6 +4,7 @@ use super::admission::{self, Candidate};
 use super::memory::Memory;
 use super::table::{Meta, Table};
 use crate::error::{Error, Result};
+use std::collections::HashSet;
 use std::ops::Range;
 
 /// Rows of some buckets of one table, in order of (bucket, id); N rows, C candidates.
@@ -29,6 +30,38 @@ pub struct TableRows {
     pub candidate_ids: Vec<u64>,
     /// `[C]`: their occurrences so far.
     pub candidate_counts: Vec<u32>,
+}
+
+impl TableRows {
+    /// Those rows whose ids are `wanted`, without candidates.
+    #[must_use]
+    pub fn of_ids(&self, wanted: impl Fn(u64) -> bool) -> Self {
+        let (n, mut kept) = (self.ids.len().max(1), Self { buckets: self.buckets.clone(), ..Self::default() });
+        let (dim, width) = (self.values.len() / n, self.state.len() / n);
+        for (row, &id) in self.ids.iter().enumerate().filter(|(_, id)| wanted(**id)) {
+            kept.ids.push(id);
+            kept.values.extend_from_slice(&self.values[row * dim..][..dim]);
+            kept.state.extend_from_slice(&self.state[row * width..][..width]);
+            kept.counts.push(self.counts[row]);
+            kept.last_steps.push(self.last_steps[row]);
+        }
+        kept.bucket_rows.push(kept.ids.len() as u64);
+        kept
+    }
+
+    /// The rows of some of its buckets, without candidates.
+    #[must_use]
+    pub fn of_buckets(&self, buckets: Range<usize>) -> Self {
+        let (mut kept, mut start) = (HashSet::<u64>::new(), 0);
+        for (bucket, &rows) in self.buckets.clone().zip(&self.bucket_rows) {
+            let of_bucket = &self.ids[start..start + rows as usize];
+            start += of_bucket.len();
+            if buckets.contains(&bucket) {
+                kept.extend(of_bucket);
+            }
+        }
+        self.of_ids(|id| kept.contains(&id))
+    }
 }
 
 impl Table {

@@ -44,8 +44,13 @@ impl Dataset {
     ) -> Result<Option<Self>> {
         let Some(paths) = paths else { return Ok(None) };
         let schema = collectives::agree(comm.as_ref(), Schema::new(job, purpose))?;
+        Self::open_as(comm, store, job, paths, schema).map(Some)
+    }
+
+    /// The same for a schema that is at hand. Collective.
+    pub fn open_as(comm: &Comm, store: &Arc<dyn Store>, job: &Job, paths: &Paths, schema: Schema) -> Result<Self> {
         let plan = Plan::read(comm.as_ref(), store.as_ref(), &job.data.resolve(paths), &schema)?;
-        Ok(Some(Self { plan: Arc::new(plan), schema: Arc::new(schema), relations: None, store: store.clone() }))
+        Ok(Self { plan: Arc::new(plan), schema: Arc::new(schema), relations: None, store: store.clone() })
     }
 
     /// Statistics of the numeric features over all rows, and the scenarios. Collective.

@@ -6,6 +6,8 @@ mod context;
 pub mod dataset;
 mod dense;
 pub mod events;
+#[cfg(feature = "serving")]
+pub mod export;
 mod freeze;
 pub mod goal;
 pub mod init;

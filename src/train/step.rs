@@ -26,7 +26,7 @@ use crate::data::batch::Batch;
 use crate::data::plan::Plan;
 use crate::embedding::{Embeddings, Lookup, Mode};
 use crate::error::Result;
-use crate::model::{InputSpec, Model};
+use crate::model::{Input, InputSpec, Model};
 use crate::nn::{Context, Kernels, ParamStore, Precision};
 use crate::observe::{Stage, Stages};
 
@@ -147,10 +147,17 @@ impl Trainable {
 
     /// Logits of `batch` in evaluation mode: no dropout, no new rows, running moments. Collective.
     pub fn infer(&mut self, comm: &Comm, batch: &Batch) -> Result<Vec<Vec<f32>>> {
+        Ok(self.infer_from(comm, batch)?.1)
+    }
+
+    /// The same with what the model read for it. Collective.
+    pub fn infer_from(&mut self, comm: &Comm, batch: &Batch) -> Result<(Input, Vec<Vec<f32>>)> {
         let mut lookup = self.embeddings.lookup(comm.as_ref(), &batch.ids, batch.rows, Mode::Evaluate)?;
         let leaves = Leaves::new(batch, &mut lookup, &self.spec)?;
         let output =
             self.model.forward(&leaves.input, &context(comm, batch, Kind::Infer(self.kernels), self.seed, 0)?)?;
-        output.logits.iter().map(|logits| Ok(logits.flatten_all()?.to_vec1()?)).collect()
+        let logits = output.logits.iter().map(|logits| Ok(logits.flatten_all()?.to_vec1()?));
+        let logits = logits.collect::<Result<_>>()?;
+        Ok((leaves.input, logits))
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tandem::comm::threads;
 use tandem::config::Checked;
 use tandem::data::store::Local;
-use tandem::train::predict::predict;
+use tandem::train::predict;
 use tandem::train::run::Ending;
 use tandem::train::trained::Trained;
 
@@ -40,12 +40,14 @@ fn stage_2(place: &Workplace, overrides: &[&str]) -> Checked {
 /// `(pred_click, pred_buy)` of every row of `data.valid`, bit for bit.
 fn predictions(place: &Workplace, run: &str, out: &str) -> Vec<(u32, u32)> {
     let out = place.path(out);
-    let pattern = [place.path("valid/*.parquet").display().to_string()];
+    let data = vec![place.path("valid/*.parquet").display().to_string()];
+    let options =
+        predict::Options { data, out: out.clone(), global_batch: 64, resume: false, nulls_for_missing: false };
     let scored = threads::run(1, threads::Options::default(), |comm| {
         let mut trained = Trained::load(&comm, &newest(&place.path(run)))?;
-        predict(&comm, &mut trained, Arc::new(Local), &pattern, &out, 64)
+        predict::predict(&comm, &mut trained, Arc::new(Local), &options)
     });
-    scored.into_iter().for_each(|rows| assert_eq!(rows.unwrap_or_else(|error| panic!("{error}")), 60));
+    scored.into_iter().for_each(|rows| assert_eq!(rows.unwrap_or_else(|error| panic!("{error}")).rows, 60));
     let mut files: Vec<_> = std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files.iter().flat_map(|path| read(path)).collect()

@@ -1,0 +1,28 @@
+//! `tandem apply`.
+
+use super::export::{json, table};
+use crate::error::Result;
+use crate::export::delta::apply;
+use std::path::PathBuf;
+
+/// Folds a delta of `tandem export --since` into the bundle that it builds on. The result is published if it verifies.
+#[derive(Debug, clap::Args)]
+#[command(after_help = super::help("Example: tandem apply bundles/monday bundles/tuesday-delta --out bundles/tuesday"))]
+pub struct Args {
+    /// The bundle.
+    base: PathBuf,
+    /// The delta.
+    delta: PathBuf,
+    /// Folder of the new bundle; must be new or empty.
+    #[arg(long)]
+    out: PathBuf,
+    /// Prints one JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<()> {
+    let report = apply(&args.base, &args.delta, &args.out)?;
+    super::print(&if args.json { format!("{}\n", json(&report)) } else { table(&report) })
+}

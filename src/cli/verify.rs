@@ -1,0 +1,32 @@
+//! `tandem verify`.
+
+use super::export::{json, table};
+use crate::error::Result;
+use crate::export::verify::{TOLERANCE, verify};
+use std::path::PathBuf;
+
+/// Scores the golden rows of a bundle by the bundle alone, with another reader than the one that trained, and prints the
+/// largest difference per task. Fails above 1e-5.
+#[derive(Debug, clap::Args)]
+#[command(after_help = super::help("Example: tandem verify bundles/census"))]
+pub struct Args {
+    /// A folder that `tandem export` wrote.
+    bundle: PathBuf,
+    /// Prints one JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<()> {
+    let report = verify(&args.bundle)?;
+    super::print(&match args.json {
+        true => {
+            let mut value = json(&report);
+            value["tolerance"] = TOLERANCE.into();
+            format!("{value}\n")
+        }
+        false => table(&report),
+    })?;
+    report.check()
+}

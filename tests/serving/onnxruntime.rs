@@ -1,0 +1,79 @@
+//! Every architecture in ONNX Runtime: the golden rows, and the rows that `tandem predict` scored.
+
+use super::*;
+use crate::python::{python, run};
+use std::path::PathBuf;
+use tandem::config::Component;
+use tandem::model::{self, InputSpec};
+use tandem::nn::ParamStore;
+
+pub const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/serving");
+
+/// The names of all architectures.
+fn kinds() -> Vec<String> {
+    let error = model::build(&mut Component::named("?"), &InputSpec::default(), &mut ParamStore::new(0));
+    let error = error.err().unwrap().to_string();
+    let listed = error.split("the kinds are: ").nth(1).unwrap_or_else(|| panic!("no kinds in {error}"));
+    listed.lines().next().unwrap().split(", ").map(|kind| kind.trim().to_string()).collect()
+}
+
+/// Features of relations, for matrix factorisation.
+pub const PAIR_FEATURES: &str = "
+features:
+  - {name: user, kind: categorical, dim: 8}
+  - {name: item, kind: categorical, dim: 8}
+  - {name: tags, kind: categorical, dim: 8}
+";
+
+pub const PAIRS: &str = "
+tasks:
+  - {name: like, kind: bpr, pair: [user, item], where: click, ranking: {at: []}}
+  - {name: tag, kind: bpr, pair: [item, tags], ranking: {at: []}}
+  - {name: buy, label: buy, pair: [user, item]}
+";
+
+/// Features, tasks and model of a job with this architecture.
+fn job(kind: &str) -> (&'static str, &'static str, String) {
+    match kind {
+        "mf" => (PAIR_FEATURES, PAIRS, "{kind: mf}".to_string()),
+        _ => (log::FEATURES, log::TASKS, format!("{{kind: {kind}}}")),
+    }
+}
+
+#[test]
+fn every_architecture_gives_the_same_in_onnx_runtime() {
+    let Some(python) = python(FOLDER) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    log::write(folder.path());
+    let mut bundles: Vec<PathBuf> = Vec::new();
+    for kind in kinds() {
+        let (features, tasks, model) = job(&kind);
+        let at = folder.path().join(&kind);
+        std::fs::create_dir(&at).unwrap();
+        let path = |name: &str| at.join(name).to_str().unwrap().to_string();
+        std::fs::write(path("job.yaml"), log::job(folder.path(), features, tasks, &model)).unwrap();
+        tandem(&["train", &path("job.yaml"), "--run-dir", &path("run"), "--quiet"]);
+        tandem(&["export", &path("run"), "--out", &path("bundle"), "--self-contained"]);
+        let test = folder.path().join("test").to_str().unwrap().to_string();
+        tandem(&["predict", &path("run"), "--data", &test, "--out", &path("predictions")]);
+        bundles.push(at);
+    }
+    assert!(bundles.len() >= 6, "{bundles:?}");
+    let output = run(Command::new(python).arg(Path::new(FOLDER).join("check_bundles.py")).args(&bundles));
+    println!("{}", String::from_utf8_lossy(&output.unwrap_or_else(|error| panic!("{error}")).stdout));
+}
+
+#[test]
+fn norms_and_activations_give_the_same_in_onnx_runtime() {
+    let Some(python) = python(FOLDER) else { return };
+    let trained: Vec<Trained> = [
+        "{kind: mmoe, experts: 2, expert: [8, 6], gate: [5], norm: batch, activation: gelu, dropout: 0.2}",
+        "{kind: ple, levels: [[8], [6, 4]], norm: layer, activation: silu, tower: []}",
+        "{kind: shared_bottom, bottom: [8], activation: leaky_relu}",
+    ]
+    .map(|model| Trained::new(log::FEATURES, log::TASKS, model))
+    .into();
+    trained.iter().for_each(|trained| drop(trained.export("bundle", &[])));
+    let folders = trained.iter().map(|trained| trained.folder.path());
+    run(Command::new(python).arg(Path::new(FOLDER).join("check_bundles.py")).args(folders)).unwrap();
+}
