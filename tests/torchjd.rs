@@ -103,7 +103,8 @@ fn fixture() -> Fixture {
 
 /// Weights at each step of a fresh method.
 fn run<'a>(job: &str, signals: impl Iterator<Item = Signal<'a>>, tasks: usize) -> Vec<Vec<f64>> {
-    let mut method = balance::build(&mut serde_yaml::from_str(job).unwrap(), tasks).unwrap();
+    let names: Vec<String> = (0..tasks).map(|task| task.to_string()).collect();
+    let mut method = balance::build(&mut serde_yaml::from_str(job).unwrap(), &names).unwrap();
     signals.map(|signal| method.method.weights(&signal).unwrap()).collect()
 }
 

@@ -8,7 +8,7 @@
 //! of the last shared layer's output, which needs one backward pass through the trunk.
 
 use super::softmax::{backward, softmax};
-use super::{Balancer, KEY, Needs, Signal, adam, restore_exactly};
+use super::{Balancer, KEY, Needs, Signal, adam, memory::remembers};
 use crate::config::Component;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -49,7 +49,8 @@ struct GradNorm {
     state: Vec<f64>,
 }
 
-pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, names: &[String]) -> Result<Box<dyn Balancer>> {
+    let tasks = names.len();
     let options: Options = component.options(KEY)?;
     if !(options.lr >= 0.0 && options.lr.is_finite() && options.alpha >= 0.0 && options.alpha.is_finite()) {
         return Err(Error::job("gradnorm needs an `alpha` and an `lr` ≥ 0").at("key", KEY));
@@ -115,13 +116,7 @@ impl Balancer for GradNorm {
         Ok(weights)
     }
 
-    fn state(&self) -> Vec<f64> {
-        self.state.clone()
-    }
-
-    fn restore(&mut self, state: &[f64]) -> Result<()> {
-        restore_exactly(&mut self.state, state)
-    }
+    remembers!(state);
 }
 
 #[cfg(test)]

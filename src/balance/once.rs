@@ -88,7 +88,7 @@ pub fn once(balance: &mut Balance, given: &Given, seed: u64) -> Result<Outcome> 
         let mut kept = vec![vec![0.0; len]; method.slots().len()];
         let mut slots: Vec<&mut [f32]> = kept.iter_mut().map(Vec::as_mut_slice).collect();
         let mut direction = vec![0.0; len];
-        let slices = Slices { gradients, tasks: given.tasks(), tensors: &[(0, 0..len)], tensor_count: 1 };
+        let slices = Slices { gradients, tasks: given.tasks(), tensors: &[(0, 0..len)], layers: &[0] };
         let weights = method.direction(&signal, &slices, &mut slots, &mut direction, &|_| Ok(()))?;
         return Ok(given.of_direction(weights, &direction, gradients));
     }
@@ -112,8 +112,8 @@ pub fn once(balance: &mut Balance, given: &Given, seed: u64) -> Result<Outcome> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::balance::testing::{assert_close, gram_of};
-    use crate::balance::{build, kinds};
+    use crate::balance::kinds;
+    use crate::balance::testing::{assert_close, gram_of, try_method};
 
     fn given(rows: &[Vec<f64>]) -> Given {
         let gradients = rows.iter().flatten().map(|&x| x as f32).collect();
@@ -121,7 +121,7 @@ mod tests {
     }
 
     fn outcome(job: &str, given: &Given) -> Result<Outcome> {
-        once(&mut build(&mut serde_yaml::from_str(job).unwrap(), given.losses.len()).unwrap(), given, 1)
+        once(&mut try_method(job, given.losses.len()).unwrap(), given, 1)
     }
 
     #[test]

@@ -15,8 +15,10 @@
 //!
 //! Shared dense parameters, if the model has any, take the mean of q over the rows that touch each task.
 
+use super::memory::{fit, restore_blocks};
 use super::rows::{OnRows, Rows};
 use super::softmax::softmax;
+use super::task_name::TaskName;
 use super::{Balancer, KEY, Needs, Signal, Sum};
 use crate::config::Component;
 use crate::error::{Error, Result};
@@ -27,8 +29,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Options {
-    /// Number of the main task, from 0 in the order of the job.
-    main: usize,
+    /// Name of the main task.
+    main: TaskName,
     /// Temperature τ of the softmax.
     tau: f64,
     /// What a norm is divided by before the softmax.
@@ -77,7 +79,7 @@ enum Focus {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            main: 0,
+            main: TaskName::default(),
             tau: 1.0,
             scale: Scale::Ema,
             rescale: true,
@@ -97,17 +99,17 @@ const EPSILON: f64 = 1e-12;
 #[derive(Debug)]
 struct PmtRec {
     options: Options,
+    /// Number of the main task.
+    main: usize,
     tasks: usize,
     /// m of each task, table by table; 0: not seen yet. Empty before the first step.
     magnitudes: Vec<f64>,
 }
 
-pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
-    let options: Options = component.options(KEY)?;
+pub(super) fn build(component: &mut Component, names: &[String]) -> Result<Box<dyn Balancer>> {
+    let mut options: Options = component.options(KEY)?;
+    let main = options.main.number("main", names)?;
     let wrong = |key: &str, fix: String| Err(Error::job("out of range").at("key", format!("{KEY}.{key}")).fix(fix));
-    if options.main >= tasks {
-        return wrong("main", format!("give the number of a task, from 0 to {}", tasks.saturating_sub(1)));
-    }
     if options.tau.is_nan() || options.tau <= 0.0 {
         return wrong("tau", "give a number above 0".to_string());
     }
@@ -121,7 +123,7 @@ pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn B
         return wrong("focus_until", "give a share of the training above 0, such as 0.5".to_string());
     }
     component.resolve(&options)?;
-    Ok(Box::new(PmtRec { options, tasks, magnitudes: Vec::new() }))
+    Ok(Box::new(PmtRec { options, main, tasks: names.len(), magnitudes: Vec::new() }))
 }
 
 impl Balancer for PmtRec {
@@ -139,12 +141,7 @@ impl Balancer for PmtRec {
 
     /// How many tables there are is known at the first step, so only a multiple of the tasks is asked for here.
     fn restore(&mut self, state: &[f64]) -> Result<()> {
-        if !state.len().is_multiple_of(self.tasks.max(1)) {
-            let what = format!("{} magnitudes in the checkpoint do not fit {} tasks", state.len(), self.tasks);
-            return Err(Error::checkpoint(what).fix("resume with the tasks that the checkpoint was made with"));
-        }
-        self.magnitudes = state.to_vec();
-        Ok(())
+        restore_blocks(&mut self.magnitudes, state, self.tasks)
     }
 }
 
@@ -196,7 +193,7 @@ impl PmtRec {
             }
         }
         sum(&mut totals)?;
-        self.magnitudes.resize(tasks * norms.len(), 0.0);
+        fit(&mut self.magnitudes, tasks * norms.len())?;
         let rho = self.options.rho;
         for (known, totals) in self.magnitudes.chunks_exact_mut(tasks).zip(totals.chunks_exact(2 * tasks)) {
             for (task, known) in known.iter_mut().enumerate().filter(|(task, _)| totals[tasks + task] > 0.0) {
@@ -248,7 +245,7 @@ impl PmtRec {
 
     /// Multiplies p by how far each task's gradient points the main task's way.
     fn gate(&self, rows: &Rows, row: usize, norms: &[f64], weights: &mut [f64]) {
-        let main = self.options.main;
+        let main = self.main;
         if norms[main] == 0.0 {
             return;
         }
@@ -262,7 +259,7 @@ impl PmtRec {
 
     /// q from p.
     fn focus(&self, norms: &[f64], lambda: f64, weights: &mut [f64]) {
-        let main = self.options.main;
+        let main = self.main;
         if norms[main] > 0.0 {
             weights.iter_mut().for_each(|p| *p *= 1.0 - lambda);
             weights[main] += lambda;
@@ -274,7 +271,7 @@ impl PmtRec {
     /// Leaves Σ q_t g̃_t of each row.
     fn combine_rows(&self, rows: &mut Rows, weights: &[f64], magnitudes: &[f64]) {
         let (tasks, dim, len) = (self.tasks, rows.dim, rows.len(self.tasks));
-        let main = magnitudes[self.options.main];
+        let main = magnitudes[self.main];
         let scale: Vec<f64> = magnitudes
             .iter()
             // A table that the main task never touched has no magnitude to be brought to.

@@ -79,9 +79,10 @@ impl Scope {
 mod tests {
     use super::*;
     use crate::balance::build;
+    use crate::balance::testing::{names, try_method};
 
     fn scope_of(job: &str) -> std::result::Result<Option<Scope>, String> {
-        build(&mut serde_yaml::from_str(job).unwrap(), 3).map(|balance| balance.scope).map_err(|e| e.to_string())
+        try_method(job, 3).map(|balance| balance.scope).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -91,7 +92,7 @@ mod tests {
         assert_eq!(scope_of("{kind: cagrad, scope: representation}"), Ok(Some(Scope::Representation)));
         assert_eq!(scope_of("{kind: pcgrad, scope: shared+rows}"), Ok(Some(Scope::SharedAndRows)));
         let mut component = Component::named("mgda");
-        build(&mut component, 2).unwrap();
+        build(&mut component, &names(2)).unwrap();
         assert_eq!(component.options.get("scope").and_then(Value::as_str), Some("shared"));
     }
 

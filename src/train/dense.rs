@@ -1,7 +1,7 @@
 //! The dense parameters' optimizer: gradients are reduce-scattered, moments live on this rank's slice,
 //! parameters are gathered. See [`Layout`] for the picture.
 
-use super::layout::Layout;
+use super::layout::{self, Layout};
 use crate::balance::{OnSlices, Signal, Slices, gram};
 use crate::comm::{Communicator, WireFormat, collectives};
 use crate::error::{Error, Result};
@@ -16,6 +16,8 @@ pub struct DensePart {
     layout: Layout,
     optimizer: Box<dyn DenseOptimizer>,
     clip_norm: Option<f64>,
+    /// The layer of each shared parameter.
+    layers: Vec<usize>,
     /// Of the gradients on their way to their slices.
     wire: WireFormat,
     updates: u64,
@@ -70,6 +72,8 @@ impl DensePart {
         let lens: Vec<usize> = trained.iter().map(|&index| store.range(index).len()).collect();
         let shared: Vec<bool> = trained.iter().map(|&index| shared[index]).collect();
         let layout = Layout::new(&lens, &shared, comm.size());
+        let names: Vec<&str> = trained.iter().map(|&index| store.names()[index].as_str()).collect();
+        let layers = layout::layers(&names, &shared);
         let own = optimizer.slot_names().iter().map(ToString::to_string);
         let moment_names: Vec<String> = own.chain(kept.iter().map(|name| format!("balance.{name}"))).collect();
         let moments = vec![vec![0.0; layout.slice()]; moment_names.len()];
@@ -78,6 +82,7 @@ impl DensePart {
             layout,
             optimizer,
             clip_norm,
+            layers,
             wire,
             updates: 0,
             params: Vec::new(),
@@ -180,7 +185,7 @@ impl DensePart {
         let tensors = self.layout.shared_tensors(comm.rank());
         let tasks = signal.present.len();
         let gradients = &self.buffers.block[..tasks * slice];
-        let slices = Slices { gradients, tasks, tensors: &tensors, tensor_count: self.layout.shared_count() };
+        let slices = Slices { gradients, tasks, tensors: &tensors, layers: &self.layers };
         let kept = &mut self.moments[self.optimizer.slot_names().len()..];
         let mut slots: Vec<&mut [f32]> = kept.iter_mut().map(|slot| &mut slot[..slice]).collect();
         let sum = |values: &mut [f64]| collectives::all_reduce_sum(comm, values);

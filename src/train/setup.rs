@@ -38,7 +38,7 @@ pub fn build(comm: &Comm, job: &mut Job, schema: &Schema, frozen: Frozen) -> Res
     let input = made_up_input(&spec, &embeddings)?;
     let reach = reach(model.as_ref(), &input, &store, &mut tasks)?;
     let optimizer = optim::build(&mut job.optimizer.dense)?;
-    let mut balance = balance::build(&mut job.balance, tasks.len())?;
+    let mut balance = balance::build(&mut job.balance, &spec.tasks)?;
     check_kernels(&balance, job.kernels)?;
     check_shared(&balance, job, &reach)?;
     let kept = balance.method.on_slices().map(|method| method.slots()).unwrap_or_default();

@@ -109,7 +109,7 @@ impl Step {
 /// The weights that `method` gives at the first step for a Gram matrix.
 fn weights(method: &str, losses: &[f64], gram: &[f64], seed: u64) -> Vec<f64> {
     let mut component: Component = serde_yaml::from_str(method).unwrap();
-    let mut balancer = balance::build(&mut component, losses.len()).unwrap();
+    let mut balancer = balance::build(&mut component, &["a", "b", "c"].map(str::to_string)).unwrap();
     balancer
         .method
         .weights(&Signal { losses, present: &[true; 3], gram, step: 0, steps_per_epoch: 1, total_steps: 1, seed })

@@ -1,7 +1,7 @@
 //! PMTRec by hand, and the properties that any reading of it must have.
 
 use super::*;
-use crate::balance::testing::{assert_close, method, of_gram};
+use crate::balance::testing::{assert_close, method, of_gram, try_method};
 use proptest::prelude::*;
 
 /// Combined rows of one table, with the dense weights, for gradients by task and then by row.
@@ -64,9 +64,8 @@ fn the_scale_of_a_loss_does_not_matter_once_the_average_has_settled() {
 
 #[test]
 fn options_out_of_range_are_errors() {
-    for wrong in ["main: 2", "tau: 0", "rho: 1", "lambda_max: 1.5", "focus_until: 0", "scope: shared"] {
-        let mut component = serde_yaml::from_str(&format!("{{kind: pmtrec, {wrong}}}")).unwrap();
-        assert!(crate::balance::build(&mut component, 2).is_err(), "{wrong}");
+    for wrong in ["main: other", "tau: 0", "rho: 1", "lambda_max: 1.5", "focus_until: 0", "scope: shared"] {
+        assert!(try_method(&format!("{{kind: pmtrec, {wrong}}}"), 2).is_err(), "{wrong}");
     }
 }
 
@@ -94,7 +93,7 @@ proptest! {
 
     #[test]
     fn at_the_end_only_the_main_task_is_left(gradients in gradients()) {
-        let combined = once("{kind: pmtrec, main: 1}", &gradients, 1.0);
+        let combined = once("{kind: pmtrec, main: task 1}", &gradients, 1.0);
         let main: Vec<f64> = gradients[1].iter().flatten().copied().collect();
         assert_close(&combined, &main, 1e-5);
     }

@@ -53,7 +53,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut answers = Vec::new();
     let mut refused = Vec::new();
     for &kind in &kinds {
-        match answer(kind, &args, &given) {
+        match answer(kind, &args, &names, &given) {
             Ok(outcome) => answers.push(Answer { kind: kind.to_string(), outcome }),
             // Side by side, a method that cannot use what is given is left out and named.
             Err(error) if kinds.len() > 1 && error.exit_code() == 2 && args.options.is_empty() => refused.push(kind),
@@ -66,7 +66,7 @@ pub fn run(args: Args) -> Result<()> {
     super::print(&table(&names, &given, &answers, &refused))
 }
 
-fn answer(kind: &str, args: &Args, given: &Given) -> Result<Outcome> {
+fn answer(kind: &str, args: &Args, names: &[String], given: &Given) -> Result<Outcome> {
     let mut component = Component::named(kind);
     if !args.options.is_empty() && args.kind == "all" {
         return Err(Error::job("--set goes with one method").fix("name it with --kind"));
@@ -79,7 +79,7 @@ fn answer(kind: &str, args: &Args, given: &Given) -> Result<Outcome> {
             .map_err(|error| Error::job(format!("the value of `{name}` is not YAML: {error}")))?;
         component.options.insert(name.trim().into(), value);
     }
-    let mut balance: Balance = balance::build(&mut component, given.losses.len())?;
+    let mut balance: Balance = balance::build(&mut component, names)?;
     once(&mut balance, given, args.seed)
 }
 
