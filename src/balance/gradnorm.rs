@@ -4,11 +4,12 @@
 //!   G_k = w_k‖g_k‖       r_k = (L_k/L_k⁰) / mean_j(L_j/L_j⁰)       min over w of Σ |G_k − mean(G) · r_k^α|   with Σ w = K
 //!
 //! where the target mean(G)·r^α is a constant. w = K · softmax(v) keeps the weights positive (as LibMTL does), and v has
-//! an Adam of its own. With `scope: shared` the norms are those of all shared parameters; with `scope: representation`
-//! of the last shared layer's output, which needs one backward pass through the trunk.
+//! an Adam of its own. With `scope: last_layer` g_k is the paper's ∂L_k/∂W of the last shared layer, which takes K passes
+//! through the heads and that layer and one through the rest; with `scope: shared` (as LibMTL has it) it is that of all
+//! shared parameters; with `scope: representation` that of the last shared layer's output.
 
 use super::softmax::{backward, softmax};
-use super::{Balancer, KEY, Needs, Signal, adam, memory::remembers};
+use super::{Balancer, KEY, Needs, Scope, Signal, adam, memory::remembers};
 use crate::config::Component;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -101,6 +102,10 @@ impl GradNorm {
 impl Balancer for GradNorm {
     fn needs(&self) -> Needs {
         Needs::Gram
+    }
+
+    fn scopes(&self) -> &'static [Scope] {
+        &[Scope::Shared, Scope::LastLayer, Scope::Representation, Scope::SharedAndRows]
     }
 
     fn weights(&mut self, signal: &Signal) -> Result<Vec<f64>> {

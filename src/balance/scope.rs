@@ -14,13 +14,19 @@ pub enum Scope {
     /// the weighted sum once through the trunk. The Gram matrix is a sum over rows, so ranks need to exchange no
     /// more than itself.
     Representation,
+    /// Of the matrices of the last layer that the tasks share, before that representation: GradNorm's choice.
+    LastLayer,
     /// Of the shared dense parameters and of the rows of the embedding tables, which their owners compare.
     SharedAndRows,
 }
 
 /// Every scope by name.
-const NAMES: [(&str, Scope); 3] =
-    [("shared", Scope::Shared), ("representation", Scope::Representation), ("shared+rows", Scope::SharedAndRows)];
+const NAMES: [(&str, Scope); 4] = [
+    ("shared", Scope::Shared),
+    ("representation", Scope::Representation),
+    ("last_layer", Scope::LastLayer),
+    ("shared+rows", Scope::SharedAndRows),
+];
 
 /// Where the option stands among a method's own.
 const OPTION: &str = "scope";
@@ -100,6 +106,9 @@ mod tests {
     fn a_scope_that_makes_no_sense_is_refused_with_those_that_do() {
         let error = scope_of("{kind: uniform, scope: shared}").unwrap_err();
         assert!(error.contains("needs only the losses") && error.contains("balance.scope"), "{error}");
+        let error = scope_of("{kind: mgda, scope: last_layer}").unwrap_err();
+        assert!(error.contains("use shared or representation or shared+rows"), "{error}");
+        assert_eq!(scope_of("{kind: gradnorm, scope: last_layer}"), Ok(Some(Scope::LastLayer)));
         let error = scope_of("{kind: mgda, scope: share}").unwrap_err();
         assert!(error.contains("did you mean `shared`"), "{error}");
     }

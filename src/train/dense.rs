@@ -121,6 +121,11 @@ impl DensePart {
         self.optimizer.lr()
     }
 
+    /// How gradients travel.
+    pub fn wire(&self) -> WireFormat {
+        self.wire
+    }
+
     /// Starts a step whose shared part has `rows` gradient rows.
     pub fn begin(&mut self, rows: usize, ranks: usize) {
         let Buffers { send, block, .. } = &mut self.buffers;

@@ -12,11 +12,9 @@ use crate::data::schema::{IdColumnUse, Schema, Side};
 use crate::embedding::{BagKind, BagSpec, Embeddings, Pool, TableSpec};
 use crate::error::{Error, Result};
 use crate::model::{self, Field, Input, InputSpec, Model, PairSpec, Sequence, SequenceSpec};
-use crate::nn::{Context, Graph, Kernels, Loss, ParamStore, Pass, Precision};
+use crate::nn::{Context, Graph, Kernels, Loss, ParamStore, Pass};
 use crate::optim;
 use candle_core::{Device, Tensor};
-use send_wrapper::SendWrapper;
-use std::rc::Rc;
 use std::sync::Arc;
 
 /// Builds everything that is trained, without a word to other ranks. Fills the resolved options of the components
@@ -53,11 +51,14 @@ pub fn build(comm: &Comm, job: &mut Job, schema: &Schema, frozen: Frozen) -> Res
 fn check_shared(balance: &Balance, job: &Job, reach: &Reach) -> Result<()> {
     let (method, model) = (&job.balance.kind, &job.model.kind);
     let lacks = match balance.scope {
-        Some(Scope::Shared | Scope::Representation) if !reach.shared.contains(&true) => {
+        Some(Scope::Shared | Scope::Representation | Scope::LastLayer) if !reach.shared.contains(&true) => {
             format!("`{method}` weighs gradients of dense parameters that tasks share, and `{model}` has none")
         }
-        Some(Scope::Representation) if !reach.representation => {
+        Some(Scope::Representation | Scope::LastLayer) if !reach.representation => {
             format!("`{method}` compares tasks at their last shared representation, and `{model}` has none")
+        }
+        Some(Scope::LastLayer) if !reach.last_layer => {
+            format!("`{method}` compares tasks at the last layer that they share, and `{model}` has none")
         }
         _ => return Ok(()),
     };
@@ -70,8 +71,9 @@ fn check_shared(balance: &Balance, job: &Job, reach: &Reach) -> Result<()> {
 
 /// Heads can be told from the trunk only on tandem's own tape.
 fn check_kernels(balance: &Balance, kernels: Kernels) -> Result<()> {
-    if balance.scope == Some(Scope::Representation) && kernels == Kernels::Reference {
-        return Err(Error::job("`scope: representation` needs the fused kernels")
+    let of_heads = balance.scope.filter(|scope| matches!(scope, Scope::Representation | Scope::LastLayer));
+    if let (Some(scope), Kernels::Reference) = (of_heads, kernels) {
+        return Err(Error::job(format!("`scope: {}` needs the fused kernels", scope.name()))
             .at("key", "balance.scope")
             .fix("use `kernels: fused`, or `scope: shared` to compare with the reference kernels"));
     }
@@ -203,12 +205,14 @@ struct Reach {
     shared: Vec<bool>,
     /// Whether the model names a representation that the tasks share.
     representation: bool,
+    /// Whether there is a layer before it that all tasks share, or one task only.
+    last_layer: bool,
 }
 
 /// Found by one backward pass per trained task on a made-up batch. Says to each task whether its loss reaches anything
 /// that is not frozen.
 fn reach(model: &dyn Model, input: &Input, store: &ParamStore, tasks: &mut [TaskSpec]) -> Result<Reach> {
-    let context = made_up_context()?;
+    let context = Context::alone(2, Graph::tape())?;
     let output = model.forward(input, &context)?;
     let mut reached = vec![0usize; store.vars().len()];
     for (number, task) in tasks.iter_mut().enumerate() {
@@ -230,7 +234,10 @@ fn reach(model: &dyn Model, input: &Input, store: &ParamStore, tasks: &mut [Task
     // With one task nothing is contested: its parameters are balanced trivially as shared ones.
     let enough = if trained.len() == 1 { 1 } else { 2 };
     let shared = reached.into_iter().map(|count| count >= enough).collect();
-    Ok(Reach { shared, representation: !output.representation.is_empty() })
+    let outputs: Vec<Vec<&Tensor>> = trained.iter().map(|&task| output.of_task(task)).collect();
+    let (_, layer) = context.graph.without_last_layer(&outputs, &output.representation)?;
+    let (representation, last_layer) = (!output.representation.is_empty(), trained.len() < 2 || !layer.is_empty());
+    Ok(Reach { shared, representation, last_layer })
 }
 
 fn made_up_input(spec: &InputSpec, embeddings: &Embeddings) -> Result<Input> {
@@ -252,20 +259,5 @@ fn made_up_input(spec: &InputSpec, embeddings: &Embeddings) -> Result<Input> {
         sequences,
         dense: Tensor::ones((2, spec.dense_width), candle_core::DType::F32, device)?,
         classes: Arc::from([0, 0].as_slice()),
-    })
-}
-
-fn made_up_context() -> Result<Context> {
-    Ok(Context {
-        train: false,
-        seed: 0,
-        step: 0,
-        progress: 0.0,
-        slots: Arc::from([0, 1].as_slice()),
-        present: Tensor::ones((2, 1), candle_core::DType::F32, &Device::Cpu)?,
-        all_sum: SendWrapper::new(Rc::new(())),
-        graph: Graph::tape(),
-        kernels: Kernels::Fused,
-        precision: Precision::F32,
     })
 }

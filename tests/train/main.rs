@@ -7,6 +7,7 @@ mod balance;
 mod crash;
 mod freeze;
 mod labels;
+mod last_layer;
 mod lifecycle;
 #[cfg(feature = "mpi")]
 mod mpi;

@@ -3,7 +3,7 @@
 mod given;
 
 use crate::balance::once::{Given, Outcome, once};
-use crate::balance::{self, Balance, conflict::Conflict};
+use crate::balance::{self, Balance, Scope, conflict::Conflict};
 use crate::config::Component;
 use crate::error::{Error, Result};
 use serde_yaml::Value;
@@ -94,7 +94,7 @@ fn json(answers: &[Answer]) -> String {
 /// The conflict, then one line a method: weights, norm, and the update's cosine with each task's gradient.
 fn table(names: &[String], given: &Given, answers: &[Answer], refused: &[&str]) -> String {
     let mut conflict = Conflict::default();
-    conflict.add(&given.gram, &vec![1.0; names.len()]);
+    conflict.add(Scope::Shared, &given.gram, &vec![1.0; names.len()]);
     let mut text = String::new();
     // Writing to a string cannot fail.
     for pair in conflict.report(names).map(|report| report.pairs).unwrap_or_default() {
