@@ -94,7 +94,11 @@ pub fn once(balance: &mut Balance, given: &Given, seed: u64) -> Result<Outcome> 
     }
     if let Some(method) = method.on_rows() {
         let mut values = gradients.clone();
-        let weights = method.combine(&signal, &mut [Rows { dim: len, values: &mut values }], &|_| Ok(()))?;
+        let weights = method.combine(
+            &signal,
+            &mut [Rows { dim: len, values: &mut values, left_alone: &mut Vec::new() }],
+            &|_| Ok(()),
+        )?;
         return Ok(given.of_direction(weights, &values, gradients));
     }
     let weights = method.weights(&signal)?;

@@ -13,6 +13,9 @@
 //! update      d = Σ_t q_t g̃_t
 //! ```
 //!
+//! A row whose weights are all 0 is left alone: an optimizer with momentum would move it on. With λ = 1 that leaves the main
+//! task's training alone, bit for bit.
+//!
 //! Shared dense parameters, if the model has any, take the mean of q over the rows that touch each task.
 
 use super::memory::{fit, restore_blocks};
@@ -70,6 +73,8 @@ enum Focus {
     Linear,
     /// λ grows along half a cosine.
     Cosine,
+    /// λ has its largest value from the first step.
+    Constant,
     /// λ stays 0.
     None,
     /// λ stays 0; a task's weight is multiplied by max(0, cos(g_t, g_main)).
@@ -158,6 +163,9 @@ impl OnRows for PmtRec {
             let of_table = &self.magnitudes[table * tasks..(table + 1) * tasks];
             let weights = self.weigh_rows(rows, norms, of_table, lambda);
             self.combine_rows(rows, &weights, of_table);
+            let each = weights.chunks_exact(tasks).zip(norms.chunks_exact(tasks)).enumerate();
+            let faded = each.filter(|(_, (weights, norms))| is_faded(weights, norms));
+            rows.left_alone.extend(faded.map(|(row, _)| row));
             for (row, norms) in weights.chunks_exact(tasks).zip(norms.chunks_exact(tasks)) {
                 for task in (0..tasks).filter(|&task| norms[task] > 0.0) {
                     totals[task] += row[task];
@@ -179,6 +187,11 @@ fn norms(rows: &Rows, tasks: usize) -> Vec<f64> {
         gradient.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt()
     };
     (0..len * tasks).into_par_iter().map(|i| norm(i / tasks, i % tasks)).collect()
+}
+
+/// Whether tasks move a row, but none of them counts.
+fn is_faded(weights: &[f64], norms: &[f64]) -> bool {
+    norms.iter().any(|norm| *norm > 0.0) && weights.iter().zip(norms).all(|(weight, norm)| weight * norm == 0.0)
 }
 
 impl PmtRec {
@@ -211,6 +224,7 @@ impl PmtRec {
         match focus {
             Focus::Linear => lambda_max * way,
             Focus::Cosine => lambda_max * 0.5 * (1.0 - libm::cos(std::f64::consts::PI * way)),
+            Focus::Constant => lambda_max,
             Focus::None | Focus::CosineGate => 0.0,
         }
     }
@@ -272,11 +286,10 @@ impl PmtRec {
     fn combine_rows(&self, rows: &mut Rows, weights: &[f64], magnitudes: &[f64]) {
         let (tasks, dim, len) = (self.tasks, rows.dim, rows.len(self.tasks));
         let main = magnitudes[self.main];
-        let scale: Vec<f64> = magnitudes
-            .iter()
-            // A table that the main task never touched has no magnitude to be brought to.
-            .map(|m| if self.options.rescale && main > 0.0 { main / (m + EPSILON) } else { 1.0 })
-            .collect();
+        // The main task's own gradient is left as it is. A table that it never touched has no magnitude to be brought to.
+        let rescales = |task: usize| self.options.rescale && main > 0.0 && task != self.main;
+        let scale: Vec<f64> =
+            (0..tasks).map(|task| if rescales(task) { main / (magnitudes[task] + EPSILON) } else { 1.0 }).collect();
         let values = &*rows.values;
         let mut combined = vec![0.0f32; len * dim];
         combined.par_chunks_mut(dim).enumerate().for_each(|(row, out)| {

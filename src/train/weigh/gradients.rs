@@ -140,7 +140,7 @@ fn weigh_each_row(
 ) -> Result<Vec<f64>> {
     let sum = |values: &mut [f64]| collectives::all_reduce_sum(comm, values);
     gradients.combine(|tables| {
-        let rows = |TableGradients { dim, values }| Rows { dim, values };
+        let rows = |TableGradients { dim, values, left_alone }| Rows { dim, values, left_alone };
         let mut rows: Vec<Rows> = tables.into_iter().map(rows).collect();
         method.combine(signal, &mut rows, &sum)
     })
