@@ -239,7 +239,7 @@ fn what_is_logged_is_the_same_on_any_number_of_ranks() {
 #[test]
 fn every_architecture_with_a_shared_layer_has_a_last_one() {
     let place = place();
-    for model in ["shared_bottom", "omoe", "mmoe", "cgc", "ple"] {
+    for model in ["shared_bottom", "mmoe", "cgc", "ple"] {
         let (seen, _) = run(&place, model, 1, &[&format!("model={{kind: {model}}}"), "optimizer.dense.lr=0.1"]);
         assert!(seen.steps()[0].grad_norms.values().all(|norm| norm.as_f64() > Some(0.0)), "{model}");
     }
