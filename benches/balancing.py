@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains every balancing method on synthetic logs of known conflict and on public data, and writes one table of it.
 
-usage: benches/balancing.py [--tandem BIN] [--sets "A;B"] [--methods "A;B"] [--seeds N] [--rounds N] [--write FILE]
+usage: benches/balancing.py [--tandem BIN] [--sets "A;B"] [--methods "A;B"] [--seeds N] [--rounds N] [--write FILE [--part NAME]]
 
 Each run is tested once, at its checkpoint of the best mean valid AUC. All methods of a set have the same model, batch, epochs and
 learning rates, which were chosen on the valid split with `uniform`; the methods' own options are the defaults. Seed s of a
@@ -10,7 +10,9 @@ synthetic set trains with seed s on a log that was drawn with seed s.
 What a step costs is timed apart, in short runs on one thread that alternate with runs of `uniform`.
 
 Every run's result is a line under --work, and a run whose line is there, with the same settings, is not done again: stopped, the
-script goes on where it was. The tables are printed as Markdown, or put between the markers of the document that --write names."""
+script goes on where it was. The tables are printed as Markdown, or put between the markers of the document that --write names. A set
+with tables of its own is trained and written by --part. Of some sets only the methods that SETS lists are trained, unless
+--methods names others."""
 import argparse
 import json
 import os
@@ -24,13 +26,14 @@ arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argpars
 names = lambda text: text.split(";")  # names have commas in them
 arguments.add_argument("--tandem", default="target/release/tandem")
 arguments.add_argument("--work", type=pathlib.Path, default=pathlib.Path("runs/balancing"))
-arguments.add_argument("--sets", type=names, help="default: all")
+arguments.add_argument("--sets", type=names, help="default: all but those that --part is for")
 arguments.add_argument("--methods", type=names, help="default: all")
 arguments.add_argument("--as-is", action="store_true", help="train and time nothing: show the methods whose seeds are all done")
 arguments.add_argument("--only-time", action="store_true", help="time the steps and stop")
 arguments.add_argument("--seeds", type=int, default=5)
 arguments.add_argument("--rounds", type=int, default=3, help="of timing")
 arguments.add_argument("--write", type=pathlib.Path, metavar="FILE", help="replace the tables in this document")
+arguments.add_argument("--part", metavar="NAME", help="a set with tables of its own: trains it, and writes those")
 options = arguments.parse_args()
 
 SMALL_MMOE = "model={kind: mmoe, experts: 4, expert: [32], tower: [16]}"
@@ -47,15 +50,25 @@ CENSUS_SETTINGS += [SMALL_MMOE, "train.global_batch=1024", "train.epochs=5", "op
 CENSUS_SETTINGS += ["optimizer.dense.lr=0.02", "optimizer.sparse.lr=0.02"]
 ML1M_SETTINGS = ["data.train=ml1m/train/part-00003.parquet", SMALL_MMOE, "train.epochs=2"]
 ML1M_SETTINGS += [f"tasks.{task}.gauc=null" for task in ("like", "love", "dislike")]
+# The first 400 steps, of 819,200 of the log's 3 million rows, and half of the rows of valid and test.
+TAOBAO_SETTINGS = [SMALL_MMOE, "train.max_steps=400", "train.eval.every=100 steps"]
+TAOBAO_SETTINGS += ["data.valid=taobao_mb/valid/part-00000.parquet", "data.test=taobao_mb/test/part-00000.parquet"]
+TAOBAO_SETTINGS += [f"tasks.{task}.gauc=null" for task in ("click", "cart", "buy")]
+# Of sets that are trained with these unless --methods names others.
+SOME = ["uniform", "alone", "famo", "mgda", "pcgrad", "cagrad", "nash_mtl", "upgrad"]
 
-# name: angle of the synthetic logs or None, the job if there is no angle, settings, methods (None: all)
+# Sets with tables of their own in the document.
+APART = ["taobao"]
+
+# name: angle of the synthetic logs or None, the job if there is no angle, settings, methods unless others are named (None: all)
 SETS = {
     "30°": (30, None, SYNTH_SETTINGS, None),
     "90°": (90, None, SYNTH_SETTINGS, None),
     "120°": (120, None, SYNTH_SETTINGS, None),
     "90°, ×10": (90, None, [*SYNTH_SETTINGS, "tasks.click.weight=10"], None),
     "census": (None, "jobs/census_mmoe.yaml", CENSUS_SETTINGS, None),
-    "ml1m": (None, "jobs/ml1m_mmoe.yaml", ML1M_SETTINGS, ["uniform", "alone", "famo", "mgda", "pcgrad", "cagrad", "nash_mtl", "upgrad"]),
+    "ml1m": (None, "jobs/ml1m_mmoe.yaml", ML1M_SETTINGS, SOME),
+    "taobao": (None, "jobs/taobao_mmoe.yaml", TAOBAO_SETTINGS, SOME),
 }
 
 LOSSES = ["uncertainty", "dwa", "rlw", "gls", "imtl_l", "stch", "famo"]
@@ -70,13 +83,15 @@ METHODS = {
     **{kind: ("Gram", f"{{kind: {kind}}}") for kind in GRAM},
     "crmogm of upgrad": ("Gram", "{kind: crmogm, of: {kind: upgrad}}"),
     **{name: ("representation", balance) for name, balance in ON_REPRESENTATION.items()},
+    "gradnorm, last layer": ("representation", "{kind: gradnorm, scope: last_layer}"),
     "graddrop": ("representation", "{kind: graddrop}"),
     **{kind: ("kept", f"{{kind: {kind}}}") for kind in ("db_mtl", "moco", "excess_mtl")},
     "metabalance": ("tensors", "{kind: metabalance}"),
     **{kind: ("thirds", f"{{kind: {kind}}}") for kind in ("sdmgrad", "modo")},
 }
 
-sets = [name for name in SETS if options.sets is None or name in options.sets]
+default = [options.part] if options.part else [name for name in SETS if name not in APART]
+sets = [name for name in SETS if name in (options.sets or default)]
 methods = [name for name in METHODS if options.methods is None or name in options.methods]
 if len(sets) < len(options.sets or []) or len(methods) < len(options.methods or []):
     sys.exit(f"the sets are {', '.join(SETS)}; the methods are {', '.join(METHODS)}")
@@ -178,7 +193,8 @@ def seconds_a_step(balance):
     """Of the fastest four steps in a row of a short run, which other work on the machine disturbs least. Timed is a model of the
     usual size, of three tasks."""
     settings = ["model={kind: mmoe, experts: 4, expert: [256, 128], tower: [64]}", "train.global_batch=2048", "train.log_every=4"]
-    settings += ["train.max_steps=24", "train.eval.every=never", "checkpoint.every=never", "data.test=null", f"balance={balance}"]
+    settings += ["train.max_steps=24", "train.eval.every=never", "checkpoint.every=never", "data.test=null"]
+    settings += ["train.log_conflict=never", f"balance={balance}"]
     steps = [event for event in events(log(90, 1) / "job.yaml", settings) if event["event"] == "step"]
     return 2048 / max(step["samples_per_s"] for step in steps[2:])
 
@@ -224,6 +240,8 @@ def summary():
     base = " | ".join(mean_sd(list(map(mean_auc, table[name]["uniform"].values()))) for name in table)
     yield f"| `uniform`, mean test AUC | | {base} | 1 |"
     for method in methods[1:]:
+        if not any(found.get(method) for found in table.values()):
+            continue
         ratios = cost(method)
         timed = f"{statistics.median(ratios):.2f}" if ratios else ""
         timed += f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else ""
@@ -254,9 +272,9 @@ def by_task(name):
 
 def put(part, text):
     """Replaces what stands between the part's markers."""
-    document = options.write.read_text()
-    before, rest = document.split(f"<!-- {part} -->\n", 1)
-    options.write.write_text(f"{before}<!-- {part} -->\n{text}\n<!-- end -->{rest.split('<!-- end -->', 1)[1]}")
+    document, marker = options.write.read_text(), " ".join(filter(None, [part, options.part]))
+    before, rest = document.split(f"<!-- {marker} -->\n", 1)
+    options.write.write_text(f"{before}<!-- {marker} -->\n{text}\n<!-- end -->{rest.split('<!-- end -->', 1)[1]}")
 
 
 runs, costs = Results(options.work / "results.jsonl"), Results(options.work / "cost.jsonl")
@@ -266,7 +284,7 @@ if options.only_time:
     for method in methods[1:]:
         print(method, [round(ratio, 2) for ratio in cost(method)])
     sys.exit()
-table = {name: {method: results(name, method) for method in methods if method in (SETS[name][3] or METHODS)} for name in sets}
+table = {name: {method: results(name, method) for method in methods if options.methods or method in (SETS[name][3] or METHODS)} for name in sets}
 table = {name: found for name, found in table.items() if found["uniform"]}
 parts = {"summary": summary(), "sets": about_sets(), "tasks": (line for name in table for line in by_task(name))}
 for part, lines in parts.items():

@@ -7,12 +7,10 @@
 //! Prints medians in milliseconds; `RAYON_NUM_THREADS` sets the threads.
 
 use candle_core::{DType, Device, Result as CandleResult, Tensor, Var};
-use send_wrapper::SendWrapper;
-use std::rc::Rc;
 use std::time::Instant;
 use tandem::config::Component;
 use tandem::model::{Field, Input, InputSpec, build};
-use tandem::nn::{Activation, Context, Graph, Kernels, Linear, ParamStore, Precision};
+use tandem::nn::{Activation, Context, Graph, Linear, ParamStore, Precision};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -40,18 +38,8 @@ fn random(shape: (usize, usize)) -> Tensor {
 }
 
 fn context(rows: usize, graph: &Graph, precision: Precision) -> Context {
-    Context {
-        train: true,
-        seed: 1,
-        step: 1,
-        progress: 0.0,
-        slots: (0..rows as u32).collect(),
-        present: Tensor::ones((rows, 1), DType::F32, &Device::Cpu).expect("ones"),
-        all_sum: SendWrapper::new(Rc::new(())),
-        graph: graph.clone(),
-        kernels: Kernels::Fused,
-        precision,
-    }
+    let alone = Context::alone(rows, graph.clone()).expect("a context");
+    Context { train: true, seed: 1, step: 1, precision, ..alone }
 }
 
 fn plain_linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> CandleResult<Tensor> {

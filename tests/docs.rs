@@ -312,7 +312,7 @@ const COMPONENTS: [(&str, Build); 6] = [
         }
         model::build(component, &input, &mut nn::ParamStore::new(1)).map(drop)
     }),
-    ("balance", |component| balance::build(component, 2).map(drop)),
+    ("balance", |component| balance::build(component, &["click", "buy"].map(str::to_string)).map(drop)),
     ("dense", |component| optim::build(component).map(drop)),
     ("sparse", |component| embedding::optimizer::build(component, "optimizer.sparse").map(drop)),
     ("schedule", |component| optim::schedule::build(component, 10).map(drop)),

@@ -168,7 +168,7 @@ impl Rank {
         let (stages, start) = (Stages::start(), Instant::now());
         for batch in batches {
             let clock = Clock { step: self.steps, steps_per_epoch: 1, total_steps: 1 };
-            let input = StepInput { batch, plan: &self.plan, clock, lr_factor: 1.0, stop: false };
+            let input = StepInput { batch, plan: &self.plan, clock, lr_factor: 1.0, stop: false, looks: false };
             self.run.trainable.step(&self.comm, &input, &stages)?;
             self.steps += 1;
         }

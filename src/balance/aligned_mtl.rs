@@ -34,9 +34,9 @@ enum Scale {
     Rmse,
 }
 
-pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, names: &[String]) -> Result<Box<dyn Balancer>> {
     let options: AlignedMtl = component.options(KEY)?;
-    options.preference.check("preference", tasks)?;
+    options.preference.check("preference", names.len())?;
     component.resolve(&options)?;
     Ok(Box::new(options))
 }

@@ -34,7 +34,7 @@ impl Default for CaGrad {
 /// Pareto-stationary point δ has no direction, and following rounding would make weights without limit.
 const STATIONARY: f64 = 1e-4;
 
-pub(super) fn build(component: &mut Component, _tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, _: &[String]) -> Result<Box<dyn Balancer>> {
     let options: CaGrad = component.options(KEY)?;
     if !(options.c >= 0.0 && options.c.is_finite()) {
         return Err(Error::job(format!("c is {}", options.c)).at("key", "balance.c").fix("give a number ≥ 0"));
@@ -132,7 +132,7 @@ fn shortest_of_length(matrix: &[f64], slope: &[f64], along: &[f64], c: f64) -> V
 
 #[cfg(test)]
 mod tests {
-    use crate::balance::testing::{assert_close, combine, gram_of, method, scaled_rows, weights_of};
+    use crate::balance::testing::{assert_close, combine, gram_of, method, scaled_rows, try_method, weights_of};
     use proptest::prelude::*;
 
     fn dot(a: &[f64], b: &[f64]) -> f64 {
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn options_out_of_range_are_errors() {
         for job in ["{kind: cagrad, c: -1}", "{kind: cagrad, rescale: 3}", "{kind: cagrad, C: 0.1}"] {
-            assert!(crate::balance::build(&mut serde_yaml::from_str(job).unwrap(), 2).is_err(), "{job}");
+            assert!(try_method(job, 2).is_err(), "{job}");
         }
         assert_eq!(method("{kind: cagrad}", 2).needs(), crate::balance::Needs::Gram);
     }

@@ -23,9 +23,9 @@ struct ConFig {
 /// A direction shorter than this is the rounding of none.
 const NO_DIRECTION: f64 = 1e-9;
 
-pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, names: &[String]) -> Result<Box<dyn Balancer>> {
     let options: ConFig = component.options(KEY)?;
-    options.preference.check("preference", tasks)?;
+    options.preference.check("preference", names.len())?;
     component.resolve(&options)?;
     Ok(Box::new(options))
 }

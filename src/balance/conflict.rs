@@ -1,7 +1,7 @@
 //! How much the tasks of a run conflict, and what the balancing method makes of it: sums over the steps, from the Gram
-//! matrix that the method sees anyway.
+//! matrix that the method sees anyway, or that a step took for the log.
 
-use super::gram;
+use super::{Scope, gram};
 use serde::Serialize;
 use std::fmt;
 
@@ -9,6 +9,8 @@ use std::fmt;
 #[derive(Debug, Clone, Default)]
 pub struct Conflict {
     steps: u64,
+    /// What the last step compared.
+    scope: Option<Scope>,
     /// Of tasks k < l, in order of k and then of l.
     pairs: Vec<PairSums>,
     tasks: Vec<TaskSums>,
@@ -35,6 +37,8 @@ struct TaskSums {
 pub struct Report {
     /// Steps that were counted.
     pub steps: u64,
+    /// Whose gradients were compared: a `balance.scope`.
+    pub scope: &'static str,
     /// Every pair of tasks.
     pub pairs: Vec<Pair>,
     /// Every task.
@@ -68,13 +72,14 @@ pub struct Task {
 }
 
 impl Conflict {
-    /// Counts one step: the K × K Gram matrix and the weights that the method gave.
-    pub fn add(&mut self, gram: &[f64], weights: &[f64]) {
+    /// Counts one step: the K × K Gram matrix in `scope`, and the weights that the method gave.
+    pub fn add(&mut self, scope: Scope, gram: &[f64], weights: &[f64]) {
         let tasks = weights.len();
         if gram.len() != tasks * tasks || tasks == 0 {
             return;
         }
         self.steps += 1;
+        self.scope = Some(scope);
         self.pairs.resize(tasks * (tasks - 1) / 2, PairSums::default());
         self.tasks.resize(tasks, TaskSums::default());
         let cosines = gram::cosines(gram, tasks);
@@ -91,14 +96,12 @@ impl Conflict {
 
     /// What was found, if any step was counted; `names` are the tasks'.
     pub fn report(&self, names: &[String]) -> Option<Report> {
-        if self.steps == 0 || names.len() != self.tasks.len() {
-            return None;
-        }
+        let scope = self.scope.filter(|_| names.len() == self.tasks.len())?.name();
         let both =
             names.iter().enumerate().flat_map(|(k, a)| names[k + 1..].iter().map(move |b| [a.clone(), b.clone()]));
         let pairs = self.pairs.iter().zip(both).map(|(sums, tasks)| sums.report(tasks)).collect();
         let tasks = self.tasks.iter().zip(names).map(|(sums, name)| sums.report(name)).collect();
-        Some(Report { steps: self.steps, pairs, tasks })
+        Some(Report { steps: self.steps, scope, pairs, tasks })
     }
 }
 
@@ -161,8 +164,9 @@ impl fmt::Display for Report {
         }
         write!(
             f,
-            "over {} steps; `against it`: updates that raise this task's loss, and how many the plain sum would be",
-            self.steps
+            "over {} steps, gradients in scope `{}`; `against it`: updates that raise this task's loss, and how many the \
+             plain sum would be",
+            self.steps, self.scope
         )
     }
 }
@@ -181,8 +185,8 @@ mod tests {
         let mut conflict = Conflict::default();
         assert!(conflict.report(&names()).is_none(), "nothing to say before the first step");
         // b points against a, and is longer; c is absent in the first step.
-        conflict.add(&gram_of(&[vec![1.0, 0.0], vec![-2.0, 0.0], vec![0.0, 0.0]]), &[3.0, 1.0, 0.0]);
-        conflict.add(&gram_of(&[vec![1.0, 0.0], vec![1.0, 0.0], vec![0.0, 1.0]]), &[1.0, 1.0, 1.0]);
+        conflict.add(Scope::Shared, &gram_of(&[vec![1.0, 0.0], vec![-2.0, 0.0], vec![0.0, 0.0]]), &[3.0, 1.0, 0.0]);
+        conflict.add(Scope::Shared, &gram_of(&[vec![1.0, 0.0], vec![1.0, 0.0], vec![0.0, 1.0]]), &[1.0, 1.0, 1.0]);
         let report = conflict.report(&names()).unwrap();
         assert_eq!(report.steps, 2);
         let pairs: Vec<_> = report.pairs.iter().map(|p| (p.conflicts, p.cosine, p.conflicting_cosine)).collect();
@@ -192,13 +196,18 @@ mod tests {
         // Step 1: 3·(1, 0) + (−2, 0) = (1, 0) is against b; the plain sum (−1, 0) is against a.
         assert_eq!(tasks, [(2.0, 0.0, 0.5), (1.0, 0.5, 0.0), (1.0, 0.0, 0.0)]);
         let text = report.to_string();
-        assert!(text.contains("a – b") && text.contains("50.0 %") && text.contains("over 2 steps"), "{text}");
+        assert!(
+            text.contains("a – b")
+                && text.contains("50.0 %")
+                && text.contains("over 2 steps, gradients in scope `shared`"),
+            "{text}"
+        );
     }
 
     #[test]
-    fn methods_without_a_gram_matrix_have_nothing_to_report() {
+    fn without_a_gram_matrix_there_is_nothing_to_report() {
         let mut conflict = Conflict::default();
-        conflict.add(&[], &[1.0, 1.0, 1.0]);
+        conflict.add(Scope::Shared, &[], &[1.0, 1.0, 1.0]);
         assert!(conflict.report(&names()).is_none());
     }
 }

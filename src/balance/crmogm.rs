@@ -3,6 +3,7 @@
 //!
 //! The paper lets α grow towards 1 as the learning rate falls; here, as in TorchJD, it is a number.
 
+use super::memory::restore_exactly;
 use super::{Balancer, KEY, Needs, Signal, build_method};
 use crate::config::Component;
 use crate::error::{Error, Result};
@@ -32,20 +33,20 @@ struct CrMogm {
     state: Vec<f64>,
 }
 
-pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, names: &[String]) -> Result<Box<dyn Balancer>> {
     let mut options: Options = component.options(KEY)?;
     if !(0.0..=1.0).contains(&options.alpha) {
         let what = format!("alpha is {}", options.alpha);
         return Err(Error::job(what).at("key", "balance.alpha").fix("give a number from 0 to 1"));
     }
-    let inner = build_method(&mut options.of, tasks).map_err(|error| error.at("inside", "balance.of"))?;
+    let inner = build_method(&mut options.of, names).map_err(|error| error.at("inside", "balance.of"))?;
     if inner.needs() > Needs::Gram || inner.parts() > 1 || inner.looks_back() {
         return Err(Error::job(format!("`{}` gives more than weights", options.of.kind))
             .at("key", "balance.of.kind")
             .fix("name a method whose weights come from the losses or the Gram matrix of whole batches"));
     }
     component.resolve(&options)?;
-    Ok(Box::new(CrMogm { inner, alpha: options.alpha, state: vec![0.0; 2 * tasks] }))
+    Ok(Box::new(CrMogm { inner, alpha: options.alpha, state: vec![0.0; 2 * names.len()] }))
 }
 
 impl Balancer for CrMogm {
@@ -76,17 +77,17 @@ impl Balancer for CrMogm {
     fn restore(&mut self, state: &[f64]) -> Result<()> {
         let own = self.state.len();
         if state.len() < own {
-            return super::restore_exactly(&mut self.state, state);
+            return restore_exactly(&mut self.state, state);
         }
         self.inner.restore(&state[own..])?;
-        super::restore_exactly(&mut self.state, &state[..own])
+        restore_exactly(&mut self.state, &state[..own])
     }
 }
 
 #[cfg(test)]
 mod tests {
     use crate::balance::Needs;
-    use crate::balance::testing::{assert_close, gram_of, method, of_gram, weights_of};
+    use crate::balance::testing::{assert_close, gram_of, method, names, of_gram, try_method, weights_of};
 
     #[test]
     fn weights_are_the_moving_average_of_the_inner_methods() {
@@ -114,14 +115,12 @@ mod tests {
         assert_eq!(method("{kind: crmogm}", 2).needs(), Needs::Gram);
         assert_eq!(method("{kind: crmogm, of: {kind: uniform}}", 2).needs(), Needs::Losses);
         let mut component = serde_yaml::from_str("{kind: crmogm, of: {kind: cagrad}}").unwrap();
-        crate::balance::build(&mut component, 2).unwrap();
-        assert!(
-            crate::balance::build(&mut serde_yaml::from_str("{kind: crmogm, of: {kind: moco}}").unwrap(), 2).is_err()
-        );
+        crate::balance::build(&mut component, &names(2)).unwrap();
+        assert!(try_method("{kind: crmogm, of: {kind: moco}}", 2).is_err());
         assert!(serde_yaml::to_string(&component).unwrap().contains("rescale: 1"));
         for job in ["alpha: 2", "of: {kind: cagard}", "of: {kind: cagrad, c: -1}"] {
             let job = format!("{{kind: crmogm, {job}}}");
-            assert!(crate::balance::build(&mut serde_yaml::from_str(&job).unwrap(), 2).is_err(), "{job}");
+            assert!(try_method(&job, 2).is_err(), "{job}");
         }
     }
 }

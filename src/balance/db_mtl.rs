@@ -6,7 +6,7 @@
 //! The task-specific parameters keep their plain gradient, as with every method that sees gradients.
 
 use super::slices::{OnSlices, Slices, Sum, add_scaled, alone, squares};
-use super::{Balancer, KEY, Needs, Signal, restore_exactly};
+use super::{Balancer, KEY, Needs, Signal, memory::remembers};
 use crate::config::Component;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -38,7 +38,8 @@ struct DbMtl {
     steps: Vec<f64>,
 }
 
-pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, names: &[String]) -> Result<Box<dyn Balancer>> {
+    let tasks = names.len();
     let options: Options = component.options(KEY)?;
     if !((0.0..1.0).contains(&options.beta) && options.sigma >= 0.0 && options.sigma.is_finite()) {
         return Err(Error::job("db_mtl needs 0 ≤ `beta` < 1 and a `sigma` ≥ 0").at("key", KEY));
@@ -56,13 +57,7 @@ impl Balancer for DbMtl {
         Some(self)
     }
 
-    fn state(&self) -> Vec<f64> {
-        self.steps.clone()
-    }
-
-    fn restore(&mut self, state: &[f64]) -> Result<()> {
-        restore_exactly(&mut self.steps, state)
-    }
+    remembers!(steps);
 }
 
 impl OnSlices for DbMtl {

@@ -12,8 +12,8 @@ use crate::error::Result;
 #[derive(Debug)]
 struct DualProj(Options);
 
-pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
-    Ok(Box::new(DualProj(Options::read(component, tasks)?)))
+pub(super) fn build(component: &mut Component, names: &[String]) -> Result<Box<dyn Balancer>> {
+    Ok(Box::new(DualProj(Options::read(component, names.len())?)))
 }
 
 impl Balancer for DualProj {

@@ -5,7 +5,7 @@
 //! A period is an epoch, as in the paper, or fewer steps: recommenders often train for one epoch or two.
 
 use super::softmax::softmax;
-use super::{Balancer, KEY, LEAST_LOSS, Needs, Signal, restore_exactly};
+use super::{Balancer, KEY, LEAST_LOSS, Needs, Signal, memory::remembers};
 use crate::config::{Component, Every};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -37,7 +37,7 @@ struct Dwa {
     state: Vec<f64>,
 }
 
-pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, names: &[String]) -> Result<Box<dyn Balancer>> {
     let options: Options = component.options(KEY)?;
     if !(options.temperature > 0.0 && options.temperature.is_finite()) {
         return Err(Error::job(format!("temperature is {}", options.temperature))
@@ -48,7 +48,7 @@ pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn B
         return Err(Error::job("period is never").at("key", "balance.period").fix("give `1 epoch` or `500 steps`"));
     }
     component.resolve(&options)?;
-    Ok(Box::new(Dwa { options, state: vec![0.0; tasks * WIDTH + 1] }))
+    Ok(Box::new(Dwa { options, state: vec![0.0; names.len() * WIDTH + 1] }))
 }
 
 impl Balancer for Dwa {
@@ -78,13 +78,7 @@ impl Balancer for Dwa {
         Ok(weights)
     }
 
-    fn state(&self) -> Vec<f64> {
-        self.state.clone()
-    }
-
-    fn restore(&mut self, state: &[f64]) -> Result<()> {
-        restore_exactly(&mut self.state, state)
-    }
+    remembers!(state);
 }
 
 /// Ends a period. One that a task was absent from all along is none for it.
@@ -108,7 +102,7 @@ fn rate(task: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use crate::balance::Signal;
-    use crate::balance::testing::{assert_close, method, of_losses};
+    use crate::balance::testing::{assert_close, method, of_losses, try_method};
 
     /// Weights at each step of epochs of two steps.
     fn run(job: &str, losses: &[[f64; 2]]) -> Vec<Vec<f64>> {
@@ -162,7 +156,7 @@ mod tests {
     fn options_out_of_range_are_errors() {
         for job in ["temperature: 0", "period: never", "period: 3"] {
             let job = format!("{{kind: dwa, {job}}}");
-            assert!(crate::balance::build(&mut serde_yaml::from_str(&job).unwrap(), 2).is_err(), "{job}");
+            assert!(try_method(&job, 2).is_err(), "{job}");
         }
     }
 }

@@ -7,7 +7,7 @@
 //! e⁰ is the estimate of the first step.
 
 use super::slices::{OnSlices, Slices, Sum, add_scaled, alone};
-use super::{Balancer, KEY, Needs, Signal, restore_exactly};
+use super::{Balancer, KEY, Needs, Signal, memory::remembers};
 use crate::config::Component;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -37,7 +37,8 @@ struct ExcessMtl {
     state: Vec<f64>,
 }
 
-pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, names: &[String]) -> Result<Box<dyn Balancer>> {
+    let tasks = names.len();
     let options: Options = component.options(KEY)?;
     if !(options.lr >= 0.0 && options.lr.is_finite()) {
         return Err(Error::job(format!("lr is {}", options.lr)).at("key", "balance.lr").fix("give a number ≥ 0"));
@@ -55,13 +56,7 @@ impl Balancer for ExcessMtl {
         Some(self)
     }
 
-    fn state(&self) -> Vec<f64> {
-        self.state.clone()
-    }
-
-    fn restore(&mut self, state: &[f64]) -> Result<()> {
-        restore_exactly(&mut self.state, state)
-    }
+    remembers!(state);
 }
 
 impl OnSlices for ExcessMtl {

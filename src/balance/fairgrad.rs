@@ -27,7 +27,7 @@ impl Default for FairGrad {
     }
 }
 
-pub(super) fn build(component: &mut Component, _tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, _: &[String]) -> Result<Box<dyn Balancer>> {
     let options: FairGrad = component.options(KEY)?;
     // Outside, powers of gradients that differ by many decades leave the range of float64.
     if options.alpha != 0.0 && !(0.2..=20.0).contains(&options.alpha) {
@@ -65,7 +65,7 @@ impl FairGrad {
 
 #[cfg(test)]
 mod tests {
-    use crate::balance::testing::{assert_close, gram_of, scaled_rows, weights_of};
+    use crate::balance::testing::{assert_close, gram_of, scaled_rows, try_method, weights_of};
     use proptest::prelude::*;
 
     #[test]
@@ -90,7 +90,7 @@ mod tests {
     fn options_out_of_range_are_errors() {
         for job in ["alpha: -1", "alpha: 0.1", "alpha: .nan", "ridge: -1"] {
             let job = format!("{{kind: fairgrad, {job}}}");
-            assert!(crate::balance::build(&mut serde_yaml::from_str(&job).unwrap(), 2).is_err(), "{job}");
+            assert!(try_method(&job, 2).is_err(), "{job}");
         }
     }
 

@@ -7,7 +7,7 @@
 //! It needs losses only, so the tasks' own parameters are weighted too.
 
 use super::softmax::{backward, softmax};
-use super::{Balancer, KEY, Needs, Signal, adam, restore_exactly};
+use super::{Balancer, KEY, Needs, Signal, adam, memory::remembers};
 use crate::config::Component;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -42,7 +42,8 @@ struct Famo {
     before: Vec<f64>,
 }
 
-pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, names: &[String]) -> Result<Box<dyn Balancer>> {
+    let tasks = names.len();
     let mut options: Options = component.options(KEY)?;
     if !(options.lr >= 0.0 && options.lr.is_finite() && options.weight_decay >= 0.0) {
         return Err(Error::job("famo needs an `lr` and a `weight_decay` ≥ 0").at("key", KEY));
@@ -110,18 +111,12 @@ impl Balancer for Famo {
         Ok(())
     }
 
-    fn state(&self) -> Vec<f64> {
-        self.state.clone()
-    }
-
-    fn restore(&mut self, state: &[f64]) -> Result<()> {
-        restore_exactly(&mut self.state, state)
-    }
+    remembers!(state);
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::balance::testing::{assert_close, method, of_losses};
+    use crate::balance::testing::{assert_close, method, of_losses, try_method};
 
     #[test]
     fn the_first_weights_are_inverse_to_the_losses() {
@@ -157,7 +152,6 @@ mod tests {
         let mut balancer = method("{kind: famo, least: [0.5, 0]}", 2);
         let weights = balancer.weights(&of_losses(&[0.5, 1.0], &[true; 2])).unwrap();
         assert!(weights.iter().all(|w| w.is_finite()));
-        let mut wrong = serde_yaml::from_str("{kind: famo, least: [0.5]}").unwrap();
-        assert!(crate::balance::build(&mut wrong, 2).unwrap_err().to_string().contains("one for each task"));
+        assert!(try_method("{kind: famo, least: [0.5]}", 2).unwrap_err().to_string().contains("one for each task"));
     }
 }

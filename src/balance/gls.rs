@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 struct Gls {}
 
-pub(super) fn build(component: &mut Component, _tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, _: &[String]) -> Result<Box<dyn Balancer>> {
     let options: Gls = component.options(KEY)?;
     component.resolve(&options)?;
     Ok(Box::new(options))

@@ -7,7 +7,7 @@
 
 use super::gram::Scaled;
 use super::solvers::solve_positive;
-use super::{Balancer, KEY, Needs, Signal, check_ridge, restore_exactly};
+use super::{Balancer, KEY, Needs, Signal, check_ridge, memory::remembers};
 use crate::config::Component;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,7 @@ struct GradCraft {
     norms: Vec<f64>,
 }
 
-pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, names: &[String]) -> Result<Box<dyn Balancer>> {
     let options: Options = component.options(KEY)?;
     let shares = [("relax", options.relax, 1.0), ("beta", options.beta, 1.0), ("epsilon", options.epsilon, 1.0)];
     for (name, value, most) in shares {
@@ -52,7 +52,7 @@ pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn B
     }
     check_ridge(options.ridge)?;
     component.resolve(&options)?;
-    Ok(Box::new(GradCraft { options, norms: vec![0.0; tasks] }))
+    Ok(Box::new(GradCraft { options, norms: vec![0.0; names.len()] }))
 }
 
 impl Balancer for GradCraft {
@@ -78,13 +78,7 @@ impl Balancer for GradCraft {
         Ok(weights)
     }
 
-    fn state(&self) -> Vec<f64> {
-        self.norms.clone()
-    }
-
-    fn restore(&mut self, state: &[f64]) -> Result<()> {
-        restore_exactly(&mut self.norms, state)
-    }
+    remembers!(norms);
 }
 
 impl GradCraft {
@@ -128,7 +122,7 @@ impl Options {
 
 #[cfg(test)]
 mod tests {
-    use crate::balance::testing::{assert_close, combine, gram_of, method, of_gram, weights_of};
+    use crate::balance::testing::{assert_close, combine, gram_of, method, of_gram, try_method, weights_of};
     use proptest::prelude::*;
 
     #[test]
@@ -165,7 +159,7 @@ mod tests {
     fn options_out_of_range_are_errors() {
         for job in ["relax: 1.5", "beta: -0.1", "epsilon: .nan", "ridge: -1"] {
             let job = format!("{{kind: gradcraft, {job}}}");
-            assert!(crate::balance::build(&mut serde_yaml::from_str(&job).unwrap(), 2).is_err(), "{job}");
+            assert!(try_method(&job, 2).is_err(), "{job}");
         }
     }
 

@@ -27,7 +27,7 @@ impl Default for GradDrop {
     }
 }
 
-pub(super) fn build(component: &mut Component, _tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, _: &[String]) -> Result<Box<dyn Balancer>> {
     let options: GradDrop = component.options(KEY)?;
     if !(0.0..=1.0).contains(&options.leak) {
         return Err(Error::job(format!("leak is {}", options.leak)).at("key", "balance.leak").fix("give 0 to 1"));

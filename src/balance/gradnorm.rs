@@ -4,11 +4,12 @@
 //!   G_k = w_k‖g_k‖       r_k = (L_k/L_k⁰) / mean_j(L_j/L_j⁰)       min over w of Σ |G_k − mean(G) · r_k^α|   with Σ w = K
 //!
 //! where the target mean(G)·r^α is a constant. w = K · softmax(v) keeps the weights positive (as LibMTL does), and v has
-//! an Adam of its own. With `scope: shared` the norms are those of all shared parameters; with `scope: representation`
-//! of the last shared layer's output, which needs one backward pass through the trunk.
+//! an Adam of its own. With `scope: last_layer` g_k is the paper's ∂L_k/∂W of the last shared layer, which takes K passes
+//! through the heads and that layer and one through the rest; with `scope: shared` (as LibMTL has it) it is that of all
+//! shared parameters; with `scope: representation` that of the last shared layer's output.
 
 use super::softmax::{backward, softmax};
-use super::{Balancer, KEY, Needs, Signal, adam, restore_exactly};
+use super::{Balancer, KEY, Needs, Scope, Signal, adam, memory::remembers};
 use crate::config::Component;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -49,7 +50,8 @@ struct GradNorm {
     state: Vec<f64>,
 }
 
-pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, names: &[String]) -> Result<Box<dyn Balancer>> {
+    let tasks = names.len();
     let options: Options = component.options(KEY)?;
     if !(options.lr >= 0.0 && options.lr.is_finite() && options.alpha >= 0.0 && options.alpha.is_finite()) {
         return Err(Error::job("gradnorm needs an `alpha` and an `lr` ≥ 0").at("key", KEY));
@@ -102,6 +104,10 @@ impl Balancer for GradNorm {
         Needs::Gram
     }
 
+    fn scopes(&self) -> &'static [Scope] {
+        &[Scope::Shared, Scope::LastLayer, Scope::Representation, Scope::SharedAndRows]
+    }
+
     fn weights(&mut self, signal: &Signal) -> Result<Vec<f64>> {
         signal.check(Needs::Gram)?;
         let present = signal.present();
@@ -115,13 +121,7 @@ impl Balancer for GradNorm {
         Ok(weights)
     }
 
-    fn state(&self) -> Vec<f64> {
-        self.state.clone()
-    }
-
-    fn restore(&mut self, state: &[f64]) -> Result<()> {
-        restore_exactly(&mut self.state, state)
-    }
+    remembers!(state);
 }
 
 #[cfg(test)]

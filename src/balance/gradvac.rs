@@ -4,9 +4,15 @@
 //! For each task i and each other task j in random order, with φ the cosine between the running g_i and g_j and ρ
 //! its moving average: if φ < ρ, g_i += g_j·‖g_i‖(ρ√(1−φ²) − φ√(1−ρ²))/(‖g_j‖√(1−ρ²)), which makes the cosine ρ
 //! (equation 3); then ρ += β(φ − ρ). The results are summed. ρ starts at 0: the first step is PCGrad's.
+//!
+//! What counts as one gradient is an option, as in the paper's section 3.2: that of the whole model, of each layer or of
+//! each matrix. See [`groups`] for the latter two.
+
+mod groups;
 
 use super::gram::Scaled;
-use super::{Balancer, KEY, Needs, Signal, order, restore_exactly};
+use super::memory::{restore_blocks, restore_exactly};
+use super::{Balancer, KEY, Needs, OnSlices, Signal, order};
 use crate::config::Component;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -17,11 +23,26 @@ use serde::{Deserialize, Serialize};
 struct Options {
     /// Share of the new cosine in the moving average.
     beta: f64,
+    /// What the cosines are of.
+    group: Group,
+}
+
+/// The parts of the shared parameters whose gradients are compared apart from the others'.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Group {
+    /// All of them together.
+    #[default]
+    Model,
+    /// The tensors of each layer.
+    Layer,
+    /// Each tensor.
+    Matrix,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { beta: 0.5 }
+        Self { beta: 0.5, group: Group::Model }
     }
 }
 
@@ -38,45 +59,39 @@ const VANISHED: f64 = 1e-7;
 #[derive(Debug)]
 struct GradVac {
     options: Options,
-    /// Row-major K × K: ρ of task i towards task j.
+    tasks: usize,
+    /// Row-major K × K: ρ of task i towards task j. With groups one for each, and a last one of the whole gradients;
+    /// empty before the first step.
     targets: Vec<f64>,
 }
 
-pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, names: &[String]) -> Result<Box<dyn Balancer>> {
     let options: Options = component.options(KEY)?;
     if !(0.0..=1.0).contains(&options.beta) {
         let what = format!("beta is {}", options.beta);
         return Err(Error::job(what).at("key", "balance.beta").fix("give a number from 0 to 1"));
     }
     component.resolve(&options)?;
-    Ok(Box::new(GradVac { options, targets: vec![0.0; tasks * tasks] }))
+    let tasks = names.len();
+    let known = if options.group == Group::Model { tasks * tasks } else { 0 };
+    Ok(Box::new(GradVac { options, tasks, targets: vec![0.0; known] }))
 }
 
 impl Balancer for GradVac {
     fn needs(&self) -> Needs {
-        Needs::Gram
+        match self.options.group {
+            Group::Model => Needs::Gram,
+            Group::Layer | Group::Matrix => Needs::Slices,
+        }
     }
 
     fn weights(&mut self, signal: &Signal) -> Result<Vec<f64>> {
         signal.check(Needs::Gram)?;
-        let tasks = signal.present.len();
-        let present = signal.present();
-        let gradients = Scaled::new(signal.gram, tasks, &present);
-        let mut weights = vec![0.0; tasks];
-        for (i, &task) in present.iter().enumerate() {
-            weights[task] += 1.0;
-            // A zero gradient has no cosine with any.
-            if gradients.norms[i] == 0.0 {
-                continue;
-            }
-            let targets = &mut self.targets[task * tasks..(task + 1) * tasks];
-            let order = order::of_others(signal, &present, i, KIND);
-            let others = order.into_iter().filter(|&j| gradients.norms[j] > 0.0);
-            for (j, added) in self.options.vaccinate(&gradients, i, others, |j| present[j], targets) {
-                weights[present[j]] += added * (gradients.norms[i] / gradients.norms[j]);
-            }
-        }
-        Ok(weights)
+        Ok(self.options.weights(signal, signal.gram, &mut self.targets))
+    }
+
+    fn on_slices(&mut self) -> Option<&mut dyn OnSlices> {
+        if self.options.group == Group::Model { None } else { Some(self) }
     }
 
     fn state(&self) -> Vec<f64> {
@@ -84,11 +99,36 @@ impl Balancer for GradVac {
     }
 
     fn restore(&mut self, state: &[f64]) -> Result<()> {
-        restore_exactly(&mut self.targets, state)
+        match self.options.group {
+            Group::Model => restore_exactly(&mut self.targets, state),
+            Group::Layer | Group::Matrix => restore_blocks(&mut self.targets, state, self.tasks * self.tasks),
+        }
     }
 }
 
 impl Options {
+    /// The weights of the tasks for one Gram matrix, with the averages `targets`, which it moves.
+    fn weights(&self, signal: &Signal, gram: &[f64], targets: &mut [f64]) -> Vec<f64> {
+        let tasks = signal.present.len();
+        let present = signal.present();
+        let gradients = Scaled::new(gram, tasks, &present);
+        let mut weights = vec![0.0; tasks];
+        for (i, &task) in present.iter().enumerate() {
+            weights[task] += 1.0;
+            // A zero gradient has no cosine with any.
+            if gradients.norms[i] == 0.0 {
+                continue;
+            }
+            let targets = &mut targets[task * tasks..(task + 1) * tasks];
+            let order = order::of_others(signal, &present, i, KIND);
+            let others = order.into_iter().filter(|&j| gradients.norms[j] > 0.0);
+            for (j, added) in self.vaccinate(&gradients, i, others, |j| present[j], targets) {
+                weights[present[j]] += added * (gradients.norms[i] / gradients.norms[j]);
+            }
+        }
+        weights
+    }
+
     /// The multiples of the `others`' unit gradients that u_i gets. Moves the averages `targets`, which stand under
     /// the tasks' numbers.
     fn vaccinate(
@@ -124,7 +164,9 @@ impl Options {
 #[cfg(test)]
 mod tests {
     use crate::balance::Signal;
-    use crate::balance::testing::{assert_close, combine, gram_of, method, of_gram, scaled_rows, weights_of};
+    use crate::balance::testing::{
+        assert_close, combine, gram_of, method, of_gram, scaled_rows, try_method, weights_of,
+    };
     use proptest::prelude::*;
 
     #[test]
@@ -145,7 +187,7 @@ mod tests {
     fn beta_outside_its_range_is_an_error() {
         for beta in ["-0.1", "1.1", ".nan"] {
             let job = format!("{{kind: gradvac, beta: {beta}}}");
-            assert!(crate::balance::build(&mut serde_yaml::from_str(&job).unwrap(), 2).is_err(), "{job}");
+            assert!(try_method(&job, 2).is_err(), "{job}");
         }
     }
 

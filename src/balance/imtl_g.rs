@@ -20,7 +20,7 @@ struct ImtlG {}
 /// Weights that cancel to less than this share of their sizes sum to rounding: nothing to divide by.
 const CANCELLED: f64 = 1e-9;
 
-pub(super) fn build(component: &mut Component, _tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, _: &[String]) -> Result<Box<dyn Balancer>> {
     let options: ImtlG = component.options(KEY)?;
     component.resolve(&options)?;
     Ok(Box::new(options))

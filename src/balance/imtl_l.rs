@@ -1,7 +1,7 @@
 //! Impartial multi-task learning, the loss part (Liu et al., ICLR 2021): each task has a learned scale s_k, and
 //! Σ e^{s_k}L_k − s_k is minimised. At the optimum every weighted loss is 1.
 
-use super::{Balancer, KEY, Needs, Signal, adam, restore_exactly};
+use super::{Balancer, KEY, Needs, Signal, adam, memory::remembers};
 use crate::config::Component;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -27,13 +27,13 @@ struct ImtlL {
     state: Vec<f64>,
 }
 
-pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, names: &[String]) -> Result<Box<dyn Balancer>> {
     let options: Options = component.options(KEY)?;
     if !(options.lr >= 0.0 && options.lr.is_finite()) {
         return Err(Error::job(format!("lr is {}", options.lr)).at("key", "balance.lr").fix("give a number ≥ 0"));
     }
     component.resolve(&options)?;
-    Ok(Box::new(ImtlL { options, state: adam::start(0.0, tasks) }))
+    Ok(Box::new(ImtlL { options, state: adam::start(0.0, names.len()) }))
 }
 
 impl Balancer for ImtlL {
@@ -56,18 +56,12 @@ impl Balancer for ImtlL {
         Ok(weights)
     }
 
-    fn state(&self) -> Vec<f64> {
-        self.state.clone()
-    }
-
-    fn restore(&mut self, state: &[f64]) -> Result<()> {
-        restore_exactly(&mut self.state, state)
-    }
+    remembers!(state);
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::balance::testing::{method, of_losses};
+    use crate::balance::testing::{method, of_losses, try_method};
 
     #[test]
     fn weights_start_at_one_and_lead_to_weighted_losses_of_one() {
@@ -86,7 +80,6 @@ mod tests {
         let mut method = method("{kind: imtl_l}", 2);
         assert_eq!(method.weights(&of_losses(&[0.1, 0.0], &[true, false])).unwrap(), [1.0, 0.0]);
         assert_eq!(method.state()[4..], [0.0; 4]);
-        let mut component = serde_yaml::from_str("{kind: imtl_l, lr: -1}").unwrap();
-        assert!(crate::balance::build(&mut component, 2).is_err());
+        assert!(try_method("{kind: imtl_l, lr: -1}", 2).is_err());
     }
 }

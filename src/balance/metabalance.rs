@@ -7,7 +7,9 @@
 //! the norms of the whole shared gradients stand for the tensor's.
 
 use super::gram::dot;
+use super::memory::{fit, restore_blocks};
 use super::slices::{OnSlices, Slices, Sum, add_scaled, alone};
+use super::task_name::TaskName;
 use super::{Balancer, KEY, Needs, Signal};
 use crate::config::Component;
 use crate::error::{Error, Result};
@@ -17,8 +19,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Options {
-    /// Number of the target task, from 0 in the order of the job.
-    target: usize,
+    /// Name of the target task.
+    target: TaskName,
     /// How far auxiliary gradients go towards the target's magnitude: 0 not at all, 1 all the way.
     r: f64,
     /// Share of the old norm in the moving average, which starts at 0.
@@ -41,30 +43,28 @@ enum Variant {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { target: 0, r: 0.7, beta: 0.9, variant: Variant::Both }
+        Self { target: TaskName::default(), r: 0.7, beta: 0.9, variant: Variant::Both }
     }
 }
 
 #[derive(Debug)]
 struct MetaBalance {
     options: Options,
+    /// Number of the target task.
+    target: usize,
     tasks: usize,
     /// n by tensor and task, and last of the whole gradients. Empty before the first step.
     norms: Vec<f64>,
 }
 
-pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
-    let options: Options = component.options(KEY)?;
-    if options.target >= tasks {
-        return Err(Error::job(format!("there is no task number {}", options.target))
-            .at("key", "balance.target")
-            .fix(format!("give a number from 0 to {}", tasks.saturating_sub(1))));
-    }
+pub(super) fn build(component: &mut Component, names: &[String]) -> Result<Box<dyn Balancer>> {
+    let mut options: Options = component.options(KEY)?;
+    let target = options.target.number("target", names)?;
     if !((0.0..=1.0).contains(&options.r) && (0.0..1.0).contains(&options.beta)) {
         return Err(Error::job("metabalance needs 0 ≤ `r` ≤ 1 and 0 ≤ `beta` < 1").at("key", KEY));
     }
     component.resolve(&options)?;
-    Ok(Box::new(MetaBalance { options, tasks, norms: Vec::new() }))
+    Ok(Box::new(MetaBalance { options, target, tasks: names.len(), norms: Vec::new() }))
 }
 
 impl Balancer for MetaBalance {
@@ -82,12 +82,7 @@ impl Balancer for MetaBalance {
 
     /// How many tensors there are is known at the first step, so only a multiple of the tasks is asked for here.
     fn restore(&mut self, state: &[f64]) -> Result<()> {
-        if !state.len().is_multiple_of(self.tasks.max(1)) {
-            let what = format!("{} norms in the checkpoint do not fit {} tasks", state.len(), self.tasks);
-            return Err(Error::checkpoint(what).fix("resume with the tasks that the checkpoint was made with"));
-        }
-        self.norms = state.to_vec();
-        Ok(())
+        restore_blocks(&mut self.norms, state, self.tasks)
     }
 }
 
@@ -123,7 +118,7 @@ impl MetaBalance {
     /// ‖g‖² by tensor and task over all ranks, and last of the whole gradients.
     fn squares(&self, signal: &Signal, slices: &Slices, sum: Sum) -> Result<Vec<f64>> {
         let tasks = slices.tasks;
-        let mut squares = vec![0.0; slices.tensor_count * tasks];
+        let mut squares = vec![0.0; slices.layers.len() * tasks];
         for (tensor, range) in slices.tensors {
             for task in 0..tasks {
                 let part = &slices.of(task)[range.clone()];
@@ -136,13 +131,7 @@ impl MetaBalance {
     }
 
     fn average(&mut self, squares: &[f64], present: &[usize]) -> Result<()> {
-        if self.norms.is_empty() {
-            self.norms = vec![0.0; squares.len()];
-        }
-        if self.norms.len() != squares.len() {
-            return Err(Error::checkpoint("the checkpoint's MetaBalance norms are of another model")
-                .fix("resume with the `model:` that the checkpoint was made with"));
-        }
+        fit(&mut self.norms, squares.len())?;
         let beta = self.options.beta;
         for (norms, squares) in self.norms.chunks_exact_mut(self.tasks).zip(squares.chunks_exact(self.tasks)) {
             for &task in present {
@@ -154,7 +143,7 @@ impl MetaBalance {
 
     /// What a task's part of one tensor is multiplied by.
     fn factor(&self, tensor: usize, task: usize, present: &[bool]) -> f64 {
-        let Options { target, r, variant, .. } = self.options;
+        let Self { target, options: Options { r, variant, .. }, .. } = *self;
         let norms = &self.norms[tensor * self.tasks..][..self.tasks];
         let applies = match variant {
             Variant::Both => true,
@@ -171,7 +160,7 @@ impl MetaBalance {
 
 #[cfg(test)]
 mod tests {
-    use crate::balance::testing::{assert_close, method, sliced};
+    use crate::balance::testing::{assert_close, method, sliced, try_method};
 
     #[test]
     fn auxiliary_gradients_take_the_targets_norm_in_each_tensor() {
@@ -201,7 +190,6 @@ mod tests {
         let mut balancer = method("{kind: metabalance, r: 0}", 2);
         let (d, _) = sliced(balancer.as_mut(), &[vec![2.0], vec![10.0]], &[1.0, 1.0], &mut Vec::new(), &[true; 2]);
         assert_close(&d, &[12.0], 1e-6);
-        let mut wrong = serde_yaml::from_str("{kind: metabalance, target: 2}").unwrap();
-        assert!(crate::balance::build(&mut wrong, 2).unwrap_err().to_string().contains("from 0 to 1"));
+        assert!(try_method("{kind: metabalance, target: other}", 2).unwrap_err().to_string().contains("unknown task"));
     }
 }

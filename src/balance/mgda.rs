@@ -31,7 +31,7 @@ enum Normalize {
     LossPlus,
 }
 
-pub(super) fn build(component: &mut Component, _tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, _: &[String]) -> Result<Box<dyn Balancer>> {
     let options: Mgda = component.options(KEY)?;
     component.resolve(&options)?;
     Ok(Box::new(options))

@@ -9,7 +9,7 @@
 use super::gram::partial_of;
 use super::slices::{OnSlices, Slices, Sum, add_scaled, alone};
 use super::softmax::softmax;
-use super::{Balancer, KEY, Needs, Signal, restore_exactly};
+use super::{Balancer, KEY, Needs, Signal, memory::remembers};
 use crate::config::Component;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -43,7 +43,8 @@ struct MoCo {
     state: Vec<f64>,
 }
 
-pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, names: &[String]) -> Result<Box<dyn Balancer>> {
+    let tasks = names.len();
     let options: Options = component.options(KEY)?;
     let Options { beta, beta_sigma, gamma, gamma_sigma, rho } = options;
     if !(beta > 0.0 && beta <= 1.0 && [beta_sigma, gamma, gamma_sigma, rho].iter().all(|v| *v >= 0.0 && v.is_finite()))
@@ -65,13 +66,7 @@ impl Balancer for MoCo {
         Some(self)
     }
 
-    fn state(&self) -> Vec<f64> {
-        self.state.clone()
-    }
-
-    fn restore(&mut self, state: &[f64]) -> Result<()> {
-        restore_exactly(&mut self.state, state)
-    }
+    remembers!(state);
 }
 
 impl OnSlices for MoCo {

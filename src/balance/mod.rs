@@ -32,6 +32,7 @@ mod gradvac;
 pub mod gram;
 mod imtl_g;
 mod imtl_l;
+mod memory;
 mod metabalance;
 mod mgda;
 mod moco;
@@ -55,6 +56,7 @@ mod solvers;
 mod spectrum;
 mod static_weights;
 mod stch;
+mod task_name;
 mod uncertainty;
 mod uniform;
 mod upgrad;
@@ -179,7 +181,7 @@ pub trait Balancer: std::fmt::Debug {
     /// # Errors
     /// A state of another length: the checkpoint is of another job.
     fn restore(&mut self, state: &[f64]) -> Result<()> {
-        restore_exactly(&mut [], state)
+        memory::restore_exactly(&mut [], state)
     }
 }
 
@@ -189,7 +191,8 @@ const LEAST_LOSS: f64 = 1e-8;
 /// Place of the component in the job, for messages.
 const KEY: &str = "balance";
 
-type Build = fn(&mut Component, usize) -> Result<Box<dyn Balancer>>;
+/// From the component of the job and the names of the tasks.
+type Build = fn(&mut Component, &[String]) -> Result<Box<dyn Balancer>>;
 
 /// Every method by name.
 const REGISTRY: &[(&str, Build)] = &[
@@ -232,11 +235,11 @@ pub fn kinds() -> Vec<&'static str> {
     REGISTRY.iter().map(|(name, _)| *name).collect()
 }
 
-/// Builds the method named by `balance` for `tasks` tasks and fills all defaults into `component`.
+/// Builds the method named by `balance` for the tasks of these names, in the order of the job, and fills all defaults into `component`.
 ///
 /// # Errors
 /// An unknown kind or option, or a value out of range: an error of the job.
-pub fn build(component: &mut Component, tasks: usize) -> Result<Balance> {
+pub fn build(component: &mut Component, tasks: &[String]) -> Result<Balance> {
     let wanted = Scope::take(component)?;
     let method = build_method(component, tasks)?;
     let scope = Scope::settle(wanted, method.scopes(), component)?;
@@ -244,7 +247,7 @@ pub fn build(component: &mut Component, tasks: usize) -> Result<Balance> {
 }
 
 /// [`build`] without the scope.
-fn build_method(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
+fn build_method(component: &mut Component, tasks: &[String]) -> Result<Box<dyn Balancer>> {
     match REGISTRY.iter().find(|(name, _)| *name == component.kind) {
         Some((_, build)) => build(component, tasks),
         None => Err(unknown_kind(KEY, &component.kind, &kinds())),
@@ -275,18 +278,6 @@ fn check_ridge(ridge: f64) -> Result<()> {
         return Ok(());
     }
     Err(Error::job(format!("ridge is {ridge}")).at("key", format!("{KEY}.ridge")).fix("give a number ≥ 0"))
-}
-
-/// Copies a saved state over `own`, if it is as long.
-fn restore_exactly(own: &mut [f64], saved: &[f64]) -> Result<()> {
-    if own.len() != saved.len() {
-        let what = format!("the balancing method has {} numbers of state, the checkpoint {}", own.len(), saved.len());
-        return Err(
-            Error::checkpoint(what).fix("resume with the `balance:` and the tasks that the checkpoint was made with")
-        );
-    }
-    own.copy_from_slice(saved);
-    Ok(())
 }
 
 #[cfg(test)]

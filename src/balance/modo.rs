@@ -8,7 +8,7 @@
 
 use super::sdmgrad::{PARTS, crossed};
 use super::solvers::project_onto_simplex;
-use super::{Balancer, KEY, Needs, Signal, restore_exactly};
+use super::{Balancer, KEY, Needs, Signal, memory::remembers};
 use crate::config::Component;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -36,7 +36,8 @@ struct MoDo {
     lambda: Vec<f64>,
 }
 
-pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, names: &[String]) -> Result<Box<dyn Balancer>> {
+    let tasks = names.len();
     let options: Options = component.options(KEY)?;
     if ![options.gamma, options.rho].iter().all(|v| *v >= 0.0 && v.is_finite()) {
         return Err(Error::job("modo needs `gamma` and `rho` ≥ 0").at("key", KEY));
@@ -72,13 +73,7 @@ impl Balancer for MoDo {
         Ok(weights)
     }
 
-    fn state(&self) -> Vec<f64> {
-        self.lambda.clone()
-    }
-
-    fn restore(&mut self, state: &[f64]) -> Result<()> {
-        restore_exactly(&mut self.lambda, state)
-    }
+    remembers!(lambda);
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 
 use super::fairness::fair_point;
 use super::gram::Scaled;
-use super::{Balancer, KEY, Needs, Reused, Signal, check_ridge, restore_exactly, weigh_moving};
+use super::{Balancer, KEY, Needs, Reused, Signal, check_ridge, memory::remembers, weigh_moving};
 use crate::config::Component;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -38,7 +38,7 @@ struct NashMtl {
     state: Vec<f64>,
 }
 
-pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, names: &[String]) -> Result<Box<dyn Balancer>> {
     let options: Options = component.options(KEY)?;
     if options.update_every == 0 {
         return Err(Error::job("update_every is 0").at("key", "balance.update_every").fix("give 1 or more steps"));
@@ -50,7 +50,7 @@ pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn B
     }
     check_ridge(options.ridge)?;
     component.resolve(&options)?;
-    Ok(Box::new(NashMtl { options, state: vec![0.0; tasks + 1] }))
+    Ok(Box::new(NashMtl { options, state: vec![0.0; names.len() + 1] }))
 }
 
 impl Balancer for NashMtl {
@@ -88,13 +88,7 @@ impl Balancer for NashMtl {
         Some(Reused { weights: weights.collect(), max_norm })
     }
 
-    fn state(&self) -> Vec<f64> {
-        self.state.clone()
-    }
-
-    fn restore(&mut self, state: &[f64]) -> Result<()> {
-        restore_exactly(&mut self.state, state)
-    }
+    remembers!(state);
 }
 
 impl Options {
@@ -117,7 +111,7 @@ impl Options {
 #[cfg(test)]
 mod tests {
     use crate::balance::gram::quadratic;
-    use crate::balance::testing::{assert_close, gram_of, method, of_gram, scaled_rows, weights_of};
+    use crate::balance::testing::{assert_close, gram_of, method, of_gram, scaled_rows, try_method, weights_of};
     use proptest::prelude::*;
 
     #[test]
@@ -186,7 +180,7 @@ mod tests {
     fn options_out_of_range_are_errors() {
         for job in ["update_every: 0", "max_norm: -1", "ridge: .nan", "updates: 1"] {
             let job = format!("{{kind: nash_mtl, {job}}}");
-            assert!(crate::balance::build(&mut serde_yaml::from_str(&job).unwrap(), 2).is_err(), "{job}");
+            assert!(try_method(&job, 2).is_err(), "{job}");
         }
     }
 

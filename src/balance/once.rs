@@ -88,13 +88,17 @@ pub fn once(balance: &mut Balance, given: &Given, seed: u64) -> Result<Outcome> 
         let mut kept = vec![vec![0.0; len]; method.slots().len()];
         let mut slots: Vec<&mut [f32]> = kept.iter_mut().map(Vec::as_mut_slice).collect();
         let mut direction = vec![0.0; len];
-        let slices = Slices { gradients, tasks: given.tasks(), tensors: &[(0, 0..len)], tensor_count: 1 };
+        let slices = Slices { gradients, tasks: given.tasks(), tensors: &[(0, 0..len)], layers: &[0] };
         let weights = method.direction(&signal, &slices, &mut slots, &mut direction, &|_| Ok(()))?;
         return Ok(given.of_direction(weights, &direction, gradients));
     }
     if let Some(method) = method.on_rows() {
         let mut values = gradients.clone();
-        let weights = method.combine(&signal, &mut [Rows { dim: len, values: &mut values }], &|_| Ok(()))?;
+        let weights = method.combine(
+            &signal,
+            &mut [Rows { dim: len, values: &mut values, left_alone: &mut Vec::new() }],
+            &|_| Ok(()),
+        )?;
         return Ok(given.of_direction(weights, &values, gradients));
     }
     let weights = method.weights(&signal)?;
@@ -112,8 +116,8 @@ pub fn once(balance: &mut Balance, given: &Given, seed: u64) -> Result<Outcome> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::balance::testing::{assert_close, gram_of};
-    use crate::balance::{build, kinds};
+    use crate::balance::kinds;
+    use crate::balance::testing::{assert_close, gram_of, try_method};
 
     fn given(rows: &[Vec<f64>]) -> Given {
         let gradients = rows.iter().flatten().map(|&x| x as f32).collect();
@@ -121,7 +125,7 @@ mod tests {
     }
 
     fn outcome(job: &str, given: &Given) -> Result<Outcome> {
-        once(&mut build(&mut serde_yaml::from_str(job).unwrap(), given.losses.len()).unwrap(), given, 1)
+        once(&mut try_method(job, given.losses.len()).unwrap(), given, 1)
     }
 
     #[test]

@@ -9,17 +9,18 @@
 
 use super::gram::Scaled;
 use super::solvers::nonnegative_quadratic;
-use super::{Balancer, KEY, Needs, Signal, restore_exactly};
+use super::task_name::TaskName;
+use super::{Balancer, KEY, Needs, Signal, memory::remembers};
 use crate::config::Component;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// Options of `{kind: pcd}`.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Options {
-    /// Number of the primary task in the job's `tasks`, from 0.
-    primary: usize,
+    /// Name of the primary task.
+    primary: TaskName,
     /// Fraction of its own progress that every other task is guaranteed.
     tau: f64,
     /// Share of the old average in the moving average of ‖g_k‖²; bias-corrected.
@@ -30,7 +31,7 @@ struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { primary: 0, tau: 0.02, beta: 0.999, epsilon: 1e-8 }
+        Self { primary: TaskName::default(), tau: 0.02, beta: 0.999, epsilon: 1e-8 }
     }
 }
 
@@ -43,18 +44,18 @@ const CANCELLED: f64 = 1e-7;
 #[derive(Debug)]
 struct Pcd {
     options: Options,
+    /// Number of the primary task.
+    primary: usize,
     /// The moving average of ‖g_k‖² and the number of its updates, of each task.
     state: Vec<f64>,
 }
 
-pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
-    let options: Options = component.options(KEY)?;
+pub(super) fn build(component: &mut Component, names: &[String]) -> Result<Box<dyn Balancer>> {
+    let mut options: Options = component.options(KEY)?;
+    let primary = options.primary.number("primary", names)?;
     let bad = |name: &str, value: String, fix: &str| {
         Err(Error::job(format!("{name} is {value}")).at("key", format!("{KEY}.{name}")).fix(fix))
     };
-    if options.primary >= tasks {
-        return bad("primary", options.primary.to_string(), "give the number of a task, counted from 0");
-    }
     if !(0.0..=1.0).contains(&options.tau) {
         return bad("tau", options.tau.to_string(), "give a number from 0 to 1");
     }
@@ -65,7 +66,7 @@ pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn B
         return bad("epsilon", options.epsilon.to_string(), "give a number ≥ 0");
     }
     component.resolve(&options)?;
-    Ok(Box::new(Pcd { options, state: vec![0.0; 2 * tasks] }))
+    Ok(Box::new(Pcd { options, primary, state: vec![0.0; 2 * names.len()] }))
 }
 
 impl Balancer for Pcd {
@@ -85,7 +86,7 @@ impl Balancer for Pcd {
             weights[only] = 1.0;
             return Ok(weights);
         }
-        let primary = self.options.primary;
+        let primary = self.primary;
         let moving = |k: usize| signal.present[k] && signal.gram[k * tasks + k] > 0.0;
         if !moving(primary) {
             return Ok(weights);
@@ -105,13 +106,7 @@ impl Balancer for Pcd {
         Ok(weights)
     }
 
-    fn state(&self) -> Vec<f64> {
-        self.state.clone()
-    }
-
-    fn restore(&mut self, state: &[f64]) -> Result<()> {
-        restore_exactly(&mut self.state, state)
-    }
+    remembers!(state);
 }
 
 impl Pcd {
@@ -151,7 +146,7 @@ impl Options {
 #[cfg(test)]
 mod tests {
     use crate::balance::gram::quadratic;
-    use crate::balance::testing::{assert_close, combine, gram_of, method, of_gram, weights_of};
+    use crate::balance::testing::{assert_close, combine, gram_of, method, of_gram, try_method, weights_of};
     use proptest::prelude::*;
 
     #[test]
@@ -165,7 +160,7 @@ mod tests {
         let gram = gram_of(&[vec![3.0, 0.0], vec![1.0, 1.0]]);
         assert_close(&weights_of("{kind: pcd}", &gram, 2), &[1.0, 0.0], 0.0);
         // The other way round.
-        let w = weights_of("{kind: pcd, primary: 1}", &gram, 2);
+        let w = weights_of("{kind: pcd, primary: task 1}", &gram, 2);
         assert_close(&w, &[0.0, 1.0], 0.0);
     }
 
@@ -190,9 +185,9 @@ mod tests {
 
     #[test]
     fn options_out_of_range_are_errors() {
-        for job in ["primary: 2", "tau: 1.1", "beta: 1", "epsilon: -1"] {
+        for job in ["primary: other", "tau: 1.1", "beta: 1", "epsilon: -1"] {
             let job = format!("{{kind: pcd, {job}}}");
-            assert!(crate::balance::build(&mut serde_yaml::from_str(&job).unwrap(), 2).is_err(), "{job}");
+            assert!(try_method(&job, 2).is_err(), "{job}");
         }
     }
 

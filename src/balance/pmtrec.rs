@@ -13,10 +13,15 @@
 //! update      d = Σ_t q_t g̃_t
 //! ```
 //!
+//! A row whose weights are all 0 is left alone: an optimizer with momentum would move it on. With λ = 1 that leaves the main
+//! task's training alone, bit for bit.
+//!
 //! Shared dense parameters, if the model has any, take the mean of q over the rows that touch each task.
 
+use super::memory::{fit, restore_blocks};
 use super::rows::{OnRows, Rows};
 use super::softmax::softmax;
+use super::task_name::TaskName;
 use super::{Balancer, KEY, Needs, Signal, Sum};
 use crate::config::Component;
 use crate::error::{Error, Result};
@@ -27,8 +32,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Options {
-    /// Number of the main task, from 0 in the order of the job.
-    main: usize,
+    /// Name of the main task.
+    main: TaskName,
     /// Temperature τ of the softmax.
     tau: f64,
     /// What a norm is divided by before the softmax.
@@ -68,6 +73,8 @@ enum Focus {
     Linear,
     /// λ grows along half a cosine.
     Cosine,
+    /// λ has its largest value from the first step.
+    Constant,
     /// λ stays 0.
     None,
     /// λ stays 0; a task's weight is multiplied by max(0, cos(g_t, g_main)).
@@ -77,7 +84,7 @@ enum Focus {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            main: 0,
+            main: TaskName::default(),
             tau: 1.0,
             scale: Scale::Ema,
             rescale: true,
@@ -97,17 +104,17 @@ const EPSILON: f64 = 1e-12;
 #[derive(Debug)]
 struct PmtRec {
     options: Options,
+    /// Number of the main task.
+    main: usize,
     tasks: usize,
     /// m of each task, table by table; 0: not seen yet. Empty before the first step.
     magnitudes: Vec<f64>,
 }
 
-pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
-    let options: Options = component.options(KEY)?;
+pub(super) fn build(component: &mut Component, names: &[String]) -> Result<Box<dyn Balancer>> {
+    let mut options: Options = component.options(KEY)?;
+    let main = options.main.number("main", names)?;
     let wrong = |key: &str, fix: String| Err(Error::job("out of range").at("key", format!("{KEY}.{key}")).fix(fix));
-    if options.main >= tasks {
-        return wrong("main", format!("give the number of a task, from 0 to {}", tasks.saturating_sub(1)));
-    }
     if options.tau.is_nan() || options.tau <= 0.0 {
         return wrong("tau", "give a number above 0".to_string());
     }
@@ -121,7 +128,7 @@ pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn B
         return wrong("focus_until", "give a share of the training above 0, such as 0.5".to_string());
     }
     component.resolve(&options)?;
-    Ok(Box::new(PmtRec { options, tasks, magnitudes: Vec::new() }))
+    Ok(Box::new(PmtRec { options, main, tasks: names.len(), magnitudes: Vec::new() }))
 }
 
 impl Balancer for PmtRec {
@@ -139,12 +146,7 @@ impl Balancer for PmtRec {
 
     /// How many tables there are is known at the first step, so only a multiple of the tasks is asked for here.
     fn restore(&mut self, state: &[f64]) -> Result<()> {
-        if !state.len().is_multiple_of(self.tasks.max(1)) {
-            let what = format!("{} magnitudes in the checkpoint do not fit {} tasks", state.len(), self.tasks);
-            return Err(Error::checkpoint(what).fix("resume with the tasks that the checkpoint was made with"));
-        }
-        self.magnitudes = state.to_vec();
-        Ok(())
+        restore_blocks(&mut self.magnitudes, state, self.tasks)
     }
 }
 
@@ -161,6 +163,9 @@ impl OnRows for PmtRec {
             let of_table = &self.magnitudes[table * tasks..(table + 1) * tasks];
             let weights = self.weigh_rows(rows, norms, of_table, lambda);
             self.combine_rows(rows, &weights, of_table);
+            let each = weights.chunks_exact(tasks).zip(norms.chunks_exact(tasks)).enumerate();
+            let faded = each.filter(|(_, (weights, norms))| is_faded(weights, norms));
+            rows.left_alone.extend(faded.map(|(row, _)| row));
             for (row, norms) in weights.chunks_exact(tasks).zip(norms.chunks_exact(tasks)) {
                 for task in (0..tasks).filter(|&task| norms[task] > 0.0) {
                     totals[task] += row[task];
@@ -184,6 +189,11 @@ fn norms(rows: &Rows, tasks: usize) -> Vec<f64> {
     (0..len * tasks).into_par_iter().map(|i| norm(i / tasks, i % tasks)).collect()
 }
 
+/// Whether tasks move a row, but none of them counts.
+fn is_faded(weights: &[f64], norms: &[f64]) -> bool {
+    norms.iter().any(|norm| *norm > 0.0) && weights.iter().zip(norms).all(|(weight, norm)| weight * norm == 0.0)
+}
+
 impl PmtRec {
     /// Moves the mean norms of every table towards this batch's.
     fn measure(&mut self, norms: &[Vec<f64>], sum: Sum) -> Result<()> {
@@ -196,7 +206,7 @@ impl PmtRec {
             }
         }
         sum(&mut totals)?;
-        self.magnitudes.resize(tasks * norms.len(), 0.0);
+        fit(&mut self.magnitudes, tasks * norms.len())?;
         let rho = self.options.rho;
         for (known, totals) in self.magnitudes.chunks_exact_mut(tasks).zip(totals.chunks_exact(2 * tasks)) {
             for (task, known) in known.iter_mut().enumerate().filter(|(task, _)| totals[tasks + task] > 0.0) {
@@ -214,6 +224,7 @@ impl PmtRec {
         match focus {
             Focus::Linear => lambda_max * way,
             Focus::Cosine => lambda_max * 0.5 * (1.0 - libm::cos(std::f64::consts::PI * way)),
+            Focus::Constant => lambda_max,
             Focus::None | Focus::CosineGate => 0.0,
         }
     }
@@ -248,7 +259,7 @@ impl PmtRec {
 
     /// Multiplies p by how far each task's gradient points the main task's way.
     fn gate(&self, rows: &Rows, row: usize, norms: &[f64], weights: &mut [f64]) {
-        let main = self.options.main;
+        let main = self.main;
         if norms[main] == 0.0 {
             return;
         }
@@ -262,7 +273,7 @@ impl PmtRec {
 
     /// q from p.
     fn focus(&self, norms: &[f64], lambda: f64, weights: &mut [f64]) {
-        let main = self.options.main;
+        let main = self.main;
         if norms[main] > 0.0 {
             weights.iter_mut().for_each(|p| *p *= 1.0 - lambda);
             weights[main] += lambda;
@@ -274,12 +285,11 @@ impl PmtRec {
     /// Leaves Σ q_t g̃_t of each row.
     fn combine_rows(&self, rows: &mut Rows, weights: &[f64], magnitudes: &[f64]) {
         let (tasks, dim, len) = (self.tasks, rows.dim, rows.len(self.tasks));
-        let main = magnitudes[self.options.main];
-        let scale: Vec<f64> = magnitudes
-            .iter()
-            // A table that the main task never touched has no magnitude to be brought to.
-            .map(|m| if self.options.rescale && main > 0.0 { main / (m + EPSILON) } else { 1.0 })
-            .collect();
+        let main = magnitudes[self.main];
+        // The main task's own gradient is left as it is. A table that it never touched has no magnitude to be brought to.
+        let rescales = |task: usize| self.options.rescale && main > 0.0 && task != self.main;
+        let scale: Vec<f64> =
+            (0..tasks).map(|task| if rescales(task) { main / (magnitudes[task] + EPSILON) } else { 1.0 }).collect();
         let values = &*rows.values;
         let mut combined = vec![0.0f32; len * dim];
         combined.par_chunks_mut(dim).enumerate().for_each(|(row, out)| {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 struct Rlw {}
 
-pub(super) fn build(component: &mut Component, _tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, _: &[String]) -> Result<Box<dyn Balancer>> {
     let options: Rlw = component.options(KEY)?;
     component.resolve(&options)?;
     Ok(Box::new(options))

@@ -13,6 +13,9 @@ pub struct Rows<'a> {
     pub dim: usize,
     /// One block of `rows × d` gradients per task. The method leaves one block, the combined gradients.
     pub values: &'a mut Vec<f32>,
+    /// The method puts here the numbers of rows that the step is to leave alone, state and all: a gradient of zero would
+    /// still move them by an optimizer's momentum.
+    pub left_alone: &'a mut Vec<usize>,
 }
 
 impl Rows<'_> {

@@ -14,13 +14,19 @@ pub enum Scope {
     /// the weighted sum once through the trunk. The Gram matrix is a sum over rows, so ranks need to exchange no
     /// more than itself.
     Representation,
+    /// Of the matrices of the last layer that the tasks share, before that representation: GradNorm's choice.
+    LastLayer,
     /// Of the shared dense parameters and of the rows of the embedding tables, which their owners compare.
     SharedAndRows,
 }
 
 /// Every scope by name.
-const NAMES: [(&str, Scope); 3] =
-    [("shared", Scope::Shared), ("representation", Scope::Representation), ("shared+rows", Scope::SharedAndRows)];
+const NAMES: [(&str, Scope); 4] = [
+    ("shared", Scope::Shared),
+    ("representation", Scope::Representation),
+    ("last_layer", Scope::LastLayer),
+    ("shared+rows", Scope::SharedAndRows),
+];
 
 /// Where the option stands among a method's own.
 const OPTION: &str = "scope";
@@ -79,9 +85,10 @@ impl Scope {
 mod tests {
     use super::*;
     use crate::balance::build;
+    use crate::balance::testing::{names, try_method};
 
     fn scope_of(job: &str) -> std::result::Result<Option<Scope>, String> {
-        build(&mut serde_yaml::from_str(job).unwrap(), 3).map(|balance| balance.scope).map_err(|e| e.to_string())
+        try_method(job, 3).map(|balance| balance.scope).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -91,7 +98,7 @@ mod tests {
         assert_eq!(scope_of("{kind: cagrad, scope: representation}"), Ok(Some(Scope::Representation)));
         assert_eq!(scope_of("{kind: pcgrad, scope: shared+rows}"), Ok(Some(Scope::SharedAndRows)));
         let mut component = Component::named("mgda");
-        build(&mut component, 2).unwrap();
+        build(&mut component, &names(2)).unwrap();
         assert_eq!(component.options.get("scope").and_then(Value::as_str), Some("shared"));
     }
 
@@ -99,6 +106,9 @@ mod tests {
     fn a_scope_that_makes_no_sense_is_refused_with_those_that_do() {
         let error = scope_of("{kind: uniform, scope: shared}").unwrap_err();
         assert!(error.contains("needs only the losses") && error.contains("balance.scope"), "{error}");
+        let error = scope_of("{kind: mgda, scope: last_layer}").unwrap_err();
+        assert!(error.contains("use shared or representation or shared+rows"), "{error}");
+        assert_eq!(scope_of("{kind: gradnorm, scope: last_layer}"), Ok(Some(Scope::LastLayer)));
         let error = scope_of("{kind: mgda, scope: share}").unwrap_err();
         assert!(error.contains("did you mean `shared`"), "{error}");
     }

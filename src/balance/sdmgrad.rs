@@ -7,7 +7,7 @@
 //! w follows J(ξ₁) J(ξ₂)ᵀ (w + λ1/K) by projected steps from the w of the last batch, in units of the mean squared norm.
 
 use super::solvers::project_onto_simplex;
-use super::{Balancer, KEY, Needs, Signal, restore_exactly};
+use super::{Balancer, KEY, Needs, Signal, memory::remembers};
 use crate::config::Component;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,8 @@ struct SdmGrad {
     weights: Vec<f64>,
 }
 
-pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, names: &[String]) -> Result<Box<dyn Balancer>> {
+    let tasks = names.len();
     let options: Options = component.options(KEY)?;
     if !([options.lambda, options.lr].iter().all(|v| *v >= 0.0 && v.is_finite()) && options.iterations <= 10_000) {
         return Err(Error::job("sdmgrad needs `lambda` and `lr` ≥ 0 and at most 10000 `iterations`").at("key", KEY));
@@ -83,13 +84,7 @@ impl Balancer for SdmGrad {
         Ok(weights)
     }
 
-    fn state(&self) -> Vec<f64> {
-        self.weights.clone()
-    }
-
-    fn restore(&mut self, state: &[f64]) -> Result<()> {
-        restore_exactly(&mut self.weights, state)
-    }
+    remembers!(weights);
 }
 
 /// J(ξ₁) J(ξ₂)ᵀ between the tasks that are there.

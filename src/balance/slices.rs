@@ -10,7 +10,7 @@
 //! ```
 
 use super::Signal;
-use super::gram::dot;
+use super::gram::{dot, partial_of};
 use crate::error::Result;
 use std::ops::Range;
 
@@ -26,8 +26,8 @@ pub struct Slices<'a> {
     pub tasks: usize,
     /// The parts of the slice by parameter tensor: which one, and where. What no part covers is padding.
     pub tensors: &'a [(usize, Range<usize>)],
-    /// Shared parameter tensors, of which a rank may hold nothing.
-    pub tensor_count: usize,
+    /// The layer of each shared parameter tensor, by number from 0 up; a rank may hold nothing of a tensor.
+    pub layers: &'a [usize],
 }
 
 impl<'a> Slices<'a> {
@@ -39,6 +39,22 @@ impl<'a> Slices<'a> {
     /// The slice of one task's gradient.
     pub(super) fn of(&self, task: usize) -> &'a [f32] {
         &self.gradients[task * self.len()..(task + 1) * self.len()]
+    }
+}
+
+impl Slices<'_> {
+    /// A K × K Gram matrix for each group of tensors, one after the other, over all ranks. `groups` has the group of
+    /// each tensor, numbered from 0 up.
+    pub(super) fn grams(&self, groups: &[usize], sum: Sum) -> Result<Vec<f64>> {
+        let block = self.tasks * self.tasks;
+        let mut grams = vec![0.0; groups.iter().map(|group| group + 1).max().unwrap_or(0) * block];
+        for (tensor, range) in self.tensors {
+            let rows: Vec<&[f32]> = (0..self.tasks).map(|task| &self.of(task)[range.clone()]).collect();
+            let of_group = &mut grams[groups[*tensor] * block..][..block];
+            of_group.iter_mut().zip(partial_of(&rows)).for_each(|(sum, part)| *sum += part);
+        }
+        sum(&mut grams)?;
+        Ok(grams)
     }
 }
 

@@ -14,9 +14,9 @@ struct Static {
     weights: Preference,
 }
 
-pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, names: &[String]) -> Result<Box<dyn Balancer>> {
     let options: Static = component.options(KEY)?;
-    options.weights.check("weights", tasks)?;
+    options.weights.check("weights", names.len())?;
     component.resolve(&options)?;
     Ok(Box::new(options))
 }
@@ -37,7 +37,7 @@ impl Balancer for Static {
 
 #[cfg(test)]
 mod tests {
-    use crate::balance::testing::{method, of_losses};
+    use crate::balance::testing::{method, of_losses, try_method};
 
     #[test]
     fn given_weights_are_used_where_a_task_has_labels() {
@@ -47,8 +47,7 @@ mod tests {
 
     #[test]
     fn the_list_must_fit_the_tasks() {
-        let mut component = serde_yaml::from_str("{kind: static, weights: [1, 2]}").unwrap();
-        let error = crate::balance::build(&mut component, 3).unwrap_err().to_string();
+        let error = try_method("{kind: static, weights: [1, 2]}", 3).unwrap_err().to_string();
         assert!(error.contains("balance.weights") && error.contains("2 factors for 3 tasks"), "{error}");
     }
 }

@@ -3,7 +3,7 @@
 //! during the warm-up. So w_k = K·softmax(log(L/n)/μ)_k/L_k. During the warm-up it is Σ log L_k: w_k = 1/L_k.
 
 use super::softmax::softmax;
-use super::{Balancer, KEY, LEAST_LOSS, Needs, Signal, restore_exactly};
+use super::{Balancer, KEY, LEAST_LOSS, Needs, Signal, memory::remembers};
 use crate::config::{Component, Every};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,7 @@ struct Stch {
     state: Vec<f64>,
 }
 
-pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, names: &[String]) -> Result<Box<dyn Balancer>> {
     let options: Options = component.options(KEY)?;
     if !(options.mu > 0.0 && options.mu.is_finite()) {
         return Err(Error::job(format!("mu is {}", options.mu)).at("key", "balance.mu").fix("give a number > 0"));
@@ -44,7 +44,7 @@ pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn B
             .fix("give `1 epoch` or `500 steps`"));
     }
     component.resolve(&options)?;
-    Ok(Box::new(Stch { options, state: vec![0.0; WIDTH * tasks] }))
+    Ok(Box::new(Stch { options, state: vec![0.0; WIDTH * names.len()] }))
 }
 
 impl Balancer for Stch {
@@ -75,13 +75,7 @@ impl Balancer for Stch {
         Ok(weights)
     }
 
-    fn state(&self) -> Vec<f64> {
-        self.state.clone()
-    }
-
-    fn restore(&mut self, state: &[f64]) -> Result<()> {
-        restore_exactly(&mut self.state, state)
-    }
+    remembers!(state);
 }
 
 impl Stch {
@@ -105,7 +99,7 @@ impl Stch {
 #[cfg(test)]
 mod tests {
     use crate::balance::Signal;
-    use crate::balance::testing::{assert_close, method, of_losses};
+    use crate::balance::testing::{assert_close, method, of_losses, try_method};
 
     #[test]
     fn after_the_warm_up_weights_are_the_derivatives_of_the_smooth_maximum() {
@@ -149,7 +143,7 @@ mod tests {
     fn options_out_of_range_are_errors() {
         for job in ["mu: 0", "warmup: never", "warmup: 0 steps"] {
             let job = format!("{{kind: stch, {job}}}");
-            assert!(crate::balance::build(&mut serde_yaml::from_str(&job).unwrap(), 2).is_err(), "{job}");
+            assert!(try_method(&job, 2).is_err(), "{job}");
         }
     }
 }

@@ -1,13 +1,24 @@
 //! What the tests of every method share.
 
-use super::{Balancer, Signal, Slices, build};
+use super::{Balance, Balancer, Signal, Slices, build};
+use crate::error::Result;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use std::ops::RangeInclusive;
 
-/// A method from the YAML of its component.
+/// Names of as many tasks: `task 0` and so on.
+pub(super) fn names(tasks: usize) -> Vec<String> {
+    (0..tasks).map(|task| format!("task {task}")).collect()
+}
+
+/// A method from the YAML of its component, or why there is none.
+pub(super) fn try_method(job: &str, tasks: usize) -> Result<Balance> {
+    build(&mut serde_yaml::from_str(job).unwrap(), &names(tasks))
+}
+
+/// [`try_method`] of a job that is right.
 pub(super) fn method(job: &str, tasks: usize) -> Box<dyn Balancer> {
-    build(&mut serde_yaml::from_str(job).unwrap(), tasks).unwrap().method
+    try_method(job, tasks).unwrap().method
 }
 
 /// A signal of losses only.
@@ -38,7 +49,8 @@ pub(super) fn sliced(
     let signal = of_gram(&gram, losses, present);
     let gradients: Vec<f32> = rows.iter().flatten().map(|&x| x as f32).collect();
     let tensors: Vec<_> = (0..len).map(|i| (i, i..i + 1)).collect();
-    let slices = Slices { gradients: &gradients, tasks: rows.len(), tensors: &tensors, tensor_count: len };
+    let layers: Vec<usize> = (0..len).collect();
+    let slices = Slices { gradients: &gradients, tasks: rows.len(), tensors: &tensors, layers: &layers };
     let method = method.on_slices().unwrap();
     kept.resize(method.slots().len(), vec![0.0; len]);
     let mut slots: Vec<&mut [f32]> = kept.iter_mut().map(Vec::as_mut_slice).collect();

@@ -1,6 +1,6 @@
 //! What every method must do, whatever its formula.
 
-use super::testing::{combine, gram_of, method, of_gram, scaled_rows, weights_of};
+use super::testing::{combine, gram_of, method, names, of_gram, scaled_rows, weights_of};
 use super::*;
 use proptest::prelude::*;
 
@@ -53,7 +53,7 @@ fn size(rows: &[Vec<f64>], weights: &[f64]) -> f64 {
 
 #[test]
 fn an_unknown_method_is_answered_with_the_nearest() {
-    let error = build(&mut Component::named("ca_grad"), 2).unwrap_err();
+    let error = build(&mut Component::named("ca_grad"), &names(2)).unwrap_err();
     assert_eq!(error.exit_code(), 2);
     assert!(error.to_string().contains("did you mean `cagrad`"), "{error}");
 }
@@ -62,13 +62,13 @@ fn an_unknown_method_is_answered_with_the_nearest() {
 fn building_writes_the_defaults_into_the_job() {
     for kind in kinds() {
         let mut component = Component::named(kind);
-        let first = build(&mut component, 3).unwrap();
-        assert_eq!(format!("{:?}", build(&mut component, 3).unwrap()), format!("{first:?}"));
+        let first = build(&mut component, &names(3)).unwrap();
+        assert_eq!(format!("{:?}", build(&mut component, &names(3)).unwrap()), format!("{first:?}"));
         component.options.insert("no_such_option".into(), 1.into());
-        assert!(build(&mut component, 3).is_err(), "{kind}");
+        assert!(build(&mut component, &names(3)).is_err(), "{kind}");
     }
     let mut component = Component::named("cagrad");
-    build(&mut component, 3).unwrap();
+    build(&mut component, &names(3)).unwrap();
     assert_eq!(component.options.get("c").and_then(|c| c.as_f64()), Some(0.4));
 }
 

@@ -4,7 +4,7 @@
 //! `form: classification` minimises Σ e^{−s_k}L_k + s_k/2 (eq. 10). Both are w_k L_k + s_k/2, so
 //! ∂/∂s_k = ½ − w_k L_k: it needs the global losses only, and every rank takes the same step of s.
 
-use super::{Balancer, KEY, Needs, Signal, adam, restore_exactly};
+use super::{Balancer, KEY, Needs, Signal, adam, memory::remembers};
 use crate::config::Component;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -41,13 +41,13 @@ struct Uncertainty {
     state: Vec<f64>,
 }
 
-pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, names: &[String]) -> Result<Box<dyn Balancer>> {
     let options: Options = component.options(KEY)?;
     if !(options.lr >= 0.0 && options.lr.is_finite() && options.init.is_finite()) {
         return Err(Error::job("uncertainty needs a finite `init` and an `lr` ≥ 0").at("key", KEY));
     }
     component.resolve(&options)?;
-    Ok(Box::new(Uncertainty { options, state: adam::start(options.init, tasks) }))
+    Ok(Box::new(Uncertainty { options, state: adam::start(options.init, names.len()) }))
 }
 
 impl Balancer for Uncertainty {
@@ -72,13 +72,7 @@ impl Balancer for Uncertainty {
         Ok(weights)
     }
 
-    fn state(&self) -> Vec<f64> {
-        self.state.clone()
-    }
-
-    fn restore(&mut self, state: &[f64]) -> Result<()> {
-        restore_exactly(&mut self.state, state)
-    }
+    remembers!(state);
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ enum Reduction {
     Mean,
 }
 
-pub(super) fn build(component: &mut Component, _tasks: usize) -> Result<Box<dyn Balancer>> {
+pub(super) fn build(component: &mut Component, _: &[String]) -> Result<Box<dyn Balancer>> {
     let options: Uniform = component.options(KEY)?;
     component.resolve(&options)?;
     Ok(Box::new(options))

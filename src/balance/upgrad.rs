@@ -13,8 +13,8 @@ use crate::error::Result;
 #[derive(Debug)]
 struct UpGrad(Options);
 
-pub(super) fn build(component: &mut Component, tasks: usize) -> Result<Box<dyn Balancer>> {
-    Ok(Box::new(UpGrad(Options::read(component, tasks)?)))
+pub(super) fn build(component: &mut Component, names: &[String]) -> Result<Box<dyn Balancer>> {
+    Ok(Box::new(UpGrad(Options::read(component, names.len())?)))
 }
 
 impl Balancer for UpGrad {
@@ -50,7 +50,9 @@ impl Balancer for UpGrad {
 
 #[cfg(test)]
 mod tests {
-    use crate::balance::testing::{assert_close, assert_no_conflict, gram_of, method, scaled_rows, weights_of};
+    use crate::balance::testing::{
+        assert_close, assert_no_conflict, gram_of, method, scaled_rows, try_method, weights_of,
+    };
     use proptest::prelude::*;
 
     #[test]
@@ -70,7 +72,7 @@ mod tests {
         let gram = gram_of(&[vec![1.0, 0.0], vec![-1.0, 1.0]]);
         let w = weights_of("{kind: upgrad, ridge: 0.1}", &gram, 2);
         assert_close(&w, &[0.5 + 0.5 / 1.3, 0.5 + 0.5 / 2.3], 1e-11);
-        assert!(crate::balance::build(&mut serde_yaml::from_str("{kind: upgrad, ridge: -1}").unwrap(), 2).is_err());
+        assert!(try_method("{kind: upgrad, ridge: -1}", 2).is_err());
         assert_eq!(method("{kind: upgrad}", 2).needs(), crate::balance::Needs::Gram);
     }
 

@@ -215,6 +215,9 @@ pub struct Train {
     /// A `step` line is written to `metrics.jsonl` every this many steps.
     #[serde(default = "defaults::log_every")]
     pub log_every: u64,
+    /// When the tasks' gradients are compared for the log, with a balancing method that compares none.
+    #[serde(default)]
+    pub log_conflict: LogConflict,
 }
 
 impl Default for Train {
@@ -225,8 +228,22 @@ impl Default for Train {
             max_steps: None,
             eval: Eval::default(),
             log_every: defaults::log_every(),
+            log_conflict: LogConflict::default(),
         }
     }
+}
+
+/// When a step compares the tasks' gradients though its balancing method does not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogConflict {
+    /// In the steps that are logged.
+    #[default]
+    Auto,
+    /// In every step, so that the table at the end of the run counts them all.
+    EveryStep,
+    /// In none.
+    Never,
 }
 
 /// `checkpoint:`.

@@ -25,6 +25,8 @@ pub struct TableGradients<'a> {
     pub dim: usize,
     /// One block of `rows × dim` per task.
     pub values: &'a mut Vec<f32>,
+    /// Numbers of rows that are not to be trained in this step; none yet.
+    pub left_alone: &'a mut Vec<usize>,
 }
 
 impl RowGradients {
@@ -52,9 +54,16 @@ impl RowGradients {
     /// What `combine` answers, or values of another length than one task's.
     pub fn combine<T>(&mut self, combine: impl FnOnce(Vec<TableGradients>) -> Result<T>) -> Result<T> {
         let expected: Vec<usize> = self.routes.iter().map(|route| route.rows.len() / self.tasks).collect();
-        let tables = self.routes.iter_mut().zip(&self.dims);
-        let tables = tables.map(|(route, &dim)| TableGradients { dim, values: &mut route.rows }).collect();
-        let answer = combine(tables)?;
+        let mut left_alone = vec![Vec::new(); self.routes.len()];
+        let tables = self.routes.iter_mut().zip(&self.dims).zip(&mut left_alone);
+        let tables = tables.map(|((route, &dim), left_alone)| {
+            let values = &mut route.rows;
+            TableGradients { dim, values, left_alone }
+        });
+        let answer = combine(tables.collect())?;
+        for (route, rows) in self.routes.iter_mut().zip(left_alone) {
+            rows.into_iter().for_each(|row| route.slots[row] = NO_SLOT);
+        }
         if !self.routes.iter().map(|route| route.rows.len()).eq(expected) {
             return Err(Error::internal("combined row gradients do not fit their table"));
         }

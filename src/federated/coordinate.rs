@@ -22,7 +22,9 @@ pub fn coordinate(deltas: &[Vec<f32>], c: f64) -> Result<Vec<f32>> {
         total_steps: 1,
         seed: 0,
     };
-    let weights = balance::build(&mut cagrad, clients)?.method.weights(&signal)?;
+    // What the method balances is clients here.
+    let names: Vec<String> = (0..clients).map(|client| client.to_string()).collect();
+    let weights = balance::build(&mut cagrad, &names)?.method.weights(&signal)?;
     Ok(mean(deltas, &weights).into_iter().map(|u| u as f32).collect())
 }
 

@@ -1,7 +1,7 @@
 //! What a forward pass is told beside its input.
 
 use super::{Graph, Precision};
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use send_wrapper::SendWrapper;
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
@@ -51,6 +51,22 @@ pub struct Context {
 }
 
 impl Context {
+    /// Of one rank, in evaluation mode, with `rows` rows that are all present.
+    pub fn alone(rows: usize, graph: Graph) -> crate::Result<Self> {
+        Ok(Self {
+            train: false,
+            seed: 0,
+            step: 0,
+            progress: 0.0,
+            slots: (0..rows as u32).collect(),
+            present: Tensor::ones((rows, 1), DType::F32, &Device::Cpu)?,
+            all_sum: SendWrapper::new(Rc::new(())),
+            graph,
+            kernels: Kernels::Fused,
+            precision: Precision::F32,
+        })
+    }
+
     /// Whether losses will be taken of this pass: so that what only losses need is left out of predictions.
     pub fn learns(&self) -> bool {
         self.train || matches!(self.graph, Graph::Candle | Graph::Tape(_))

@@ -208,6 +208,18 @@ impl Graph {
         }
     }
 
+    /// [`Graph::trunk`] without the last layer before `ends`, whose operations then belong to the heads, and the
+    /// matrices of parameters of that layer: none if something else of the trunk reads it too.
+    ///
+    /// # Errors
+    /// As [`Graph::trunk`].
+    pub fn without_last_layer(&self, outputs: &[Vec<&Tensor>], ends: &[Tensor]) -> Result<(Trunk, Vec<Tensor>)> {
+        match self {
+            Self::Tape(tape) => Ok(tape.borrow().without_last_layer(outputs, ends)),
+            _ => Err(Error::internal("only a tape can be parted into heads and trunk")),
+        }
+    }
+
     /// Pulls one task's `outputs` back to where the `trunk` begins: the gradients of its own operations' parameters,
     /// and of the tensors that the task reads of the trunk ([`Trunk::boundary`]). As for [`Graph::backward`].
     pub fn backward_head(&self, trunk: &Trunk, outputs: &[(&Tensor, Tensor)]) -> Result<Pass> {

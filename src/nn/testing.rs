@@ -1,9 +1,8 @@
 //! Checks that every fused layer and every model must pass.
 
-use super::{AllSum, Context, Graph, Kernels, Precision, backward_from};
+use super::{AllSum, Context, Graph, backward_from};
 use crate::random;
 use candle_core::{DType, Device, Result, Tensor, Var};
-use send_wrapper::SendWrapper;
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -23,18 +22,7 @@ pub(crate) fn mask(rows: usize, len: usize) -> Tensor {
 
 /// A context of one rank whose rows are all present.
 pub(crate) fn context(train: bool, rows: usize) -> Context {
-    Context {
-        train,
-        seed: 11,
-        step: 3,
-        progress: 0.25,
-        slots: (0..rows as u32).collect(),
-        present: Tensor::ones((rows, 1), DType::F32, &Device::Cpu).unwrap(),
-        all_sum: SendWrapper::new(Rc::new(())),
-        graph: Graph::Candle,
-        kernels: Kernels::Fused,
-        precision: Precision::F32,
-    }
+    Context { train, seed: 11, step: 3, progress: 0.25, ..Context::alone(rows, Graph::Candle).unwrap() }
 }
 
 /// The numbers of a tensor in row-major order, as f64.

@@ -3,7 +3,7 @@
 
 mod pull;
 
-use super::layout::Layout;
+use super::layout::{self, Layout};
 use crate::balance::{OnSlices, Signal, Slices, gram};
 use crate::comm::{Communicator, WireFormat, collectives};
 use crate::error::{Error, Result};
@@ -19,6 +19,8 @@ pub struct DensePart {
     layout: Layout,
     optimizer: Box<dyn DenseOptimizer>,
     clip_norm: Option<f64>,
+    /// The layer of each shared parameter.
+    layers: Vec<usize>,
     /// Of the gradients on their way to their slices.
     wire: WireFormat,
     updates: u64,
@@ -74,6 +76,8 @@ impl DensePart {
         let lens: Vec<usize> = trained.iter().map(|&index| store.range(index).len()).collect();
         let shared: Vec<bool> = trained.iter().map(|&index| shared[index]).collect();
         let layout = Layout::new(&lens, &shared, comm.size());
+        let names: Vec<&str> = trained.iter().map(|&index| store.names()[index].as_str()).collect();
+        let layers = layout::layers(&names, &shared);
         let own = optimizer.slot_names().iter().map(ToString::to_string);
         let moment_names: Vec<String> = own.chain(kept.iter().map(|name| format!("balance.{name}"))).collect();
         let moments = vec![vec![0.0; layout.slice()]; moment_names.len()];
@@ -82,6 +86,7 @@ impl DensePart {
             layout,
             optimizer,
             clip_norm,
+            layers,
             wire,
             updates: 0,
             params: Vec::new(),
@@ -119,6 +124,11 @@ impl DensePart {
     /// Base learning rate.
     pub fn lr(&self) -> f64 {
         self.optimizer.lr()
+    }
+
+    /// How gradients travel.
+    pub fn wire(&self) -> WireFormat {
+        self.wire
     }
 
     /// Starts a step whose shared part has `rows` gradient rows.
@@ -185,7 +195,7 @@ impl DensePart {
         let tensors = self.layout.shared_tensors(comm.rank());
         let tasks = signal.present.len();
         let gradients = &self.buffers.block[..tasks * slice];
-        let slices = Slices { gradients, tasks, tensors: &tensors, tensor_count: self.layout.shared_count() };
+        let slices = Slices { gradients, tasks, tensors: &tensors, layers: &self.layers };
         let kept = &mut self.moments[self.optimizer.slot_names().len()..];
         let mut slots: Vec<&mut [f32]> = kept.iter_mut().map(|slot| &mut slot[..slice]).collect();
         let sum = |values: &mut [f64]| collectives::all_reduce_sum(comm, values);

@@ -58,7 +58,7 @@ pub struct End {
     pub reason: &'static str,
     /// Seconds since the start, all included.
     pub seconds: f64,
-    /// How the tasks' gradients agreed over the steps of this run, for methods that compare gradients.
+    /// How the tasks' gradients agreed over those steps of this run that compared them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conflict: Option<conflict::Report>,
 }
@@ -121,10 +121,13 @@ pub struct Step {
     pub plain_losses: Map<String, Value>,
     /// Weight of each task.
     pub weights: Map<String, Value>,
-    /// Norm of each task's shared gradient (methods that use the Gram matrix).
+    /// Which of the tasks' gradients were compared: a `balance.scope`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<&'static str>,
+    /// Norm of each task's gradient in that scope.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub grad_norms: Map<String, Value>,
-    /// Cosines between the tasks' shared gradients, K × K.
+    /// Cosines between these gradients, K × K.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cosines: Vec<Vec<f64>>,
     /// Norm of the dense update direction before clipping.
@@ -168,9 +171,9 @@ impl Step {
         report: &StepReport,
     ) -> Self {
         let k = names.len();
-        let (norms, cosines) = match report.gram.is_empty() {
-            true => (Vec::new(), Vec::new()),
-            false => (gram::norms(&report.gram, k), gram::cosines(&report.gram, k)),
+        let (norms, cosines) = match &report.compared {
+            None => (Vec::new(), Vec::new()),
+            Some((_, gram)) => (gram::norms(gram, k), gram::cosines(gram, k)),
         };
         Self {
             step,
@@ -180,6 +183,7 @@ impl Step {
             losses: by_task(names, &report.losses),
             plain_losses: if report.plain == report.losses { Map::new() } else { by_task(names, &report.plain) },
             weights: by_task(names, &report.weights),
+            scope: report.compared.as_ref().map(|(scope, _)| scope.name()),
             grad_norms: by_task(names, &norms),
             cosines: cosines.chunks(k.max(1)).map(<[f64]>::to_vec).collect(),
             grad_norm: report.grad_norm,

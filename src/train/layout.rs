@@ -119,11 +119,6 @@ impl Layout {
         parts.filter(|(of, ..)| *of == rank).map(|(_, number, range)| (number, range)).collect()
     }
 
-    /// Number of shared parameters.
-    pub fn shared_count(&self) -> usize {
-        self.shared.iter().filter(|shared| **shared).count()
-    }
-
     /// Copies parameter `index` out of the gathered slices of all ranks (`ranks × slice()` floats).
     pub fn gather(&self, index: usize, gathered: &[f32], parameter: &mut [f32]) {
         self.visit(index, |at, part| parameter[part.clone()].copy_from_slice(&gathered[at..at + part.len()]));
@@ -146,6 +141,21 @@ impl Layout {
             each(rank * self.slice() + base + within, part);
         }
     }
+}
+
+/// The layer of each shared parameter, numbered from 0 as they come: parameters of one layer have one name up to the last
+/// dot.
+pub fn layers(names: &[&str], shared: &[bool]) -> Vec<usize> {
+    let mut known: Vec<&str> = Vec::new();
+    let mut numbers = Vec::new();
+    for (name, _) in names.iter().zip(shared).filter(|(_, shared)| **shared) {
+        let layer = name.rsplit_once('.').map_or(*name, |(layer, _)| layer);
+        numbers.push(known.iter().position(|name| *name == layer).unwrap_or(known.len()));
+        if numbers.last() == Some(&known.len()) {
+            known.push(layer);
+        }
+    }
+    numbers
 }
 
 /// Cuts `range` of a vector of equal slices: (slice index, the part of the range's own elements, position
@@ -174,6 +184,12 @@ mod tests {
             let (lens, shared) = parameters.into_iter().unzip();
             (lens, shared, ranks)
         })
+    }
+
+    #[test]
+    fn weights_and_bias_of_one_name_are_a_layer() {
+        let names = ["a.0.weight", "a.0.bias", "gate.weight", "a.1.weight", "scale", "a.0.norm"];
+        assert_eq!(layers(&names, &[true, true, false, true, true, true]), [0, 0, 1, 2, 0]);
     }
 
     proptest! {

@@ -15,7 +15,7 @@ use crate::balance::conflict::Conflict;
 use crate::checkpoint::{CheckpointDir, Progress};
 use crate::comm::{Comm, collectives};
 use crate::config::Every;
-use crate::config::job::Job;
+use crate::config::job::{Job, LogConflict};
 use crate::data::batch::Batch;
 use crate::data::lanes::{Cursor, Layout, Order};
 use crate::data::loader::Loader;
@@ -169,9 +169,14 @@ impl Run {
     ) -> Result<StepReport> {
         let lr_factor = self.schedule.factor(self.step, self.total_steps);
         let clock = Clock { step: self.step, steps_per_epoch: self.layout.steps(), total_steps: self.total_steps };
-        let input = StepInput { batch, plan: &self.train.plan, clock, lr_factor, stop };
+        let looks = match self.job.train.log_conflict {
+            LogConflict::Auto => self.logs(self.step + 1),
+            LogConflict::EveryStep => true,
+            LogConflict::Never => false,
+        };
+        let input = StepInput { batch, plan: &self.train.plan, clock, lr_factor, stop, looks };
         let report = self.trainable.step(&self.comm, &input, &self.stages)?;
-        self.conflict.add(&report.gram, &report.weights);
+        self.count_conflict(&report);
         let rows = self.layout.rows_in_step(self.cursor.taken);
         meter.rows += rows;
         let epoch = self.cursor.epoch;
@@ -180,8 +185,7 @@ impl Run {
         if self.cursor.epoch > epoch {
             self.warn_of_unlabelled();
         }
-        let logged = self.step.is_multiple_of(self.job.train.log_every.max(1));
-        if logged || self.step == 1 || self.step == self.total_steps {
+        if self.logs(self.step) {
             let event = Step::new(self.step, epoch, meter.lap(), lr_factor, &self.task_names(), &report);
             self.tell(observer, Notice::Step(event))?;
         }
@@ -189,6 +193,19 @@ impl Run {
             observer.tick(epoch, self.step, rows, &report.losses);
         }
         Ok(report)
+    }
+
+    /// Whether a `step` event is told once `step` steps are taken.
+    fn logs(&self, step: u64) -> bool {
+        step.is_multiple_of(self.job.train.log_every.max(1)) || step == 1 || step == self.total_steps
+    }
+
+    /// Counts what the step saw, if that is what the method looks at: a table of both would tell nothing.
+    fn count_conflict(&mut self, report: &StepReport) {
+        let Some((scope, gram)) = &report.compared else { return };
+        if self.trainable.balance.scope.is_none_or(|own| own == *scope) {
+            self.conflict.add(*scope, gram, &report.weights);
+        }
     }
 
     /// What follows a step; says whether the run ends here. A signal leaves no time to evaluate: that is made up

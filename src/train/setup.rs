@@ -12,11 +12,9 @@ use crate::data::schema::{IdColumnUse, Schema, Side};
 use crate::embedding::{BagKind, BagSpec, Embeddings, Pool, TableSpec};
 use crate::error::{Error, Result};
 use crate::model::{self, Field, Input, InputSpec, Model, PairSpec, Sequence, SequenceSpec};
-use crate::nn::{Context, Graph, Kernels, Loss, ParamStore, Pass, Precision};
+use crate::nn::{Context, Graph, Kernels, Loss, ParamStore, Pass};
 use crate::optim;
 use candle_core::{Device, Tensor};
-use send_wrapper::SendWrapper;
-use std::rc::Rc;
 use std::sync::Arc;
 
 /// Builds everything that is trained, without a word to other ranks. `scenarios` are the names of those where the job
@@ -44,7 +42,7 @@ pub fn build(comm: &Comm, job: &mut Job, schema: &Schema, scenarios: &[String], 
     let input = made_up_input(&spec, &embeddings)?;
     let reach = reach(model.as_ref(), &input, &store, &mut tasks)?;
     let optimizer = optim::build(&mut job.optimizer.dense)?;
-    let mut balance = balance::build(&mut job.balance, tasks.len())?;
+    let mut balance = balance::build(&mut job.balance, &spec.tasks)?;
     check_kernels(&balance, job.kernels)?;
     check_shared(&balance, job, &reach)?;
     let kept = balance.method.on_slices().map(|method| method.slots()).unwrap_or_default();
@@ -59,11 +57,14 @@ pub fn build(comm: &Comm, job: &mut Job, schema: &Schema, scenarios: &[String], 
 fn check_shared(balance: &Balance, job: &Job, reach: &Reach) -> Result<()> {
     let (method, model) = (&job.balance.kind, &job.model.kind);
     let lacks = match balance.scope {
-        Some(Scope::Shared | Scope::Representation) if !reach.shared.contains(&true) => {
+        Some(Scope::Shared | Scope::Representation | Scope::LastLayer) if !reach.shared.contains(&true) => {
             format!("`{method}` weighs gradients of dense parameters that tasks share, and `{model}` has none")
         }
-        Some(Scope::Representation) if !reach.representation => {
+        Some(Scope::Representation | Scope::LastLayer) if !reach.representation => {
             format!("`{method}` compares tasks at their last shared representation, and `{model}` has none")
+        }
+        Some(Scope::LastLayer) if !reach.last_layer => {
+            format!("`{method}` compares tasks at the last layer that they share, and `{model}` has none")
         }
         _ => return Ok(()),
     };
@@ -76,8 +77,9 @@ fn check_shared(balance: &Balance, job: &Job, reach: &Reach) -> Result<()> {
 
 /// Heads can be told from the trunk only on tandem's own tape.
 fn check_kernels(balance: &Balance, kernels: Kernels) -> Result<()> {
-    if balance.scope == Some(Scope::Representation) && kernels == Kernels::Reference {
-        return Err(Error::job("`scope: representation` needs the fused kernels")
+    let of_heads = balance.scope.filter(|scope| matches!(scope, Scope::Representation | Scope::LastLayer));
+    if let (Some(scope), Kernels::Reference) = (of_heads, kernels) {
+        return Err(Error::job(format!("`scope: {}` needs the fused kernels", scope.name()))
             .at("key", "balance.scope")
             .fix("use `kernels: fused`, or `scope: shared` to compare with the reference kernels"));
     }
@@ -237,12 +239,14 @@ struct Reach {
     shared: Vec<bool>,
     /// Whether the model names a representation that the tasks share.
     representation: bool,
+    /// Whether there is a layer before it that all tasks share, or one task only.
+    last_layer: bool,
 }
 
 /// Found by one backward pass per trained task on a made-up batch. Says to each task whether its loss reaches anything
 /// that is not frozen.
 fn reach(model: &dyn Model, input: &Input, store: &ParamStore, tasks: &mut [TaskSpec]) -> Result<Reach> {
-    let context = made_up_context(input.pooled.dim(0)?)?;
+    let context = Context::alone(input.pooled.dim(0)?, Graph::tape())?;
     let output = model.forward(input, &context)?;
     let mut reached = vec![0usize; store.vars().len()];
     for (number, task) in tasks.iter_mut().enumerate() {
@@ -264,7 +268,10 @@ fn reach(model: &dyn Model, input: &Input, store: &ParamStore, tasks: &mut [Task
     // With one task nothing is contested: its parameters are balanced trivially as shared ones.
     let enough = if trained.len() == 1 { 1 } else { 2 };
     let shared = reached.into_iter().map(|count| count >= enough).collect();
-    Ok(Reach { shared, representation: !output.representation.is_empty() })
+    let outputs: Vec<Vec<&Tensor>> = trained.iter().map(|&task| output.of_task(task)).collect();
+    let (_, layer) = context.graph.without_last_layer(&outputs, &output.representation)?;
+    let (representation, last_layer) = (!output.representation.is_empty(), trained.len() < 2 || !layer.is_empty());
+    Ok(Reach { shared, representation, last_layer })
 }
 
 /// A row of ones for each scenario, "other" included, so that the parameters of every one are reached; at least two rows.
@@ -290,20 +297,5 @@ fn made_up_input(spec: &InputSpec, embeddings: &Embeddings) -> Result<Input> {
         dense: Tensor::ones((rows, spec.dense_width), candle_core::DType::F32, device)?,
         scenarios,
         classes: vec![0; rows].into(),
-    })
-}
-
-fn made_up_context(rows: usize) -> Result<Context> {
-    Ok(Context {
-        train: false,
-        seed: 0,
-        step: 0,
-        progress: 0.0,
-        slots: (0..rows as u32).collect(),
-        present: Tensor::ones((rows, 1), candle_core::DType::F32, &Device::Cpu)?,
-        all_sum: SendWrapper::new(Rc::new(())),
-        graph: Graph::tape(),
-        kernels: Kernels::Fused,
-        precision: Precision::F32,
     })
 }

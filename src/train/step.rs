@@ -20,7 +20,7 @@ use super::row_classes::RowClasses;
 pub use super::weigh::Clock;
 
 use super::weigh::{self, Forward, Parts, Weighed};
-use crate::balance::Balance;
+use crate::balance::{Balance, Scope};
 use crate::comm::Comm;
 use crate::data::batch::Batch;
 use crate::data::plan::Plan;
@@ -69,6 +69,9 @@ pub struct StepInput<'a> {
     pub lr_factor: f64,
     /// This rank's wish to stop after this step.
     pub stop: bool,
+    /// Whether to compare the tasks' gradients for the log, where the balancing method does not. The same on every rank;
+    /// changes no bit of what is trained.
+    pub looks: bool,
 }
 
 /// What a step reports; the same on every rank.
@@ -82,8 +85,8 @@ pub struct StepReport {
     pub present: Vec<bool>,
     /// Weight that the balancer gave each task.
     pub weights: Vec<f64>,
-    /// K × K Gram matrix of the global shared gradients; empty for methods that need only losses.
-    pub gram: Vec<f64>,
+    /// Which of the tasks' gradients were compared, and the K × K Gram matrix of these, of the global batch.
+    pub compared: Option<(Scope, Vec<f64>)>,
     /// Norm of the dense update direction before clipping.
     pub grad_norm: f64,
     /// Whether a rank was asked to stop.
@@ -93,7 +96,7 @@ pub struct StepReport {
 impl Trainable {
     /// Takes one step. Collective.
     pub fn step(&mut self, comm: &Comm, input: &StepInput, stages: &Stages) -> Result<StepReport> {
-        let &StepInput { batch, plan, clock, lr_factor, stop } = input;
+        let &StepInput { batch, plan, clock, lr_factor, stop, looks } = input;
         let step = clock.step;
         let mut lookup = stages.time(Stage::Exchange, || {
             self.embeddings.lookup(comm.as_ref(), &batch.ids, batch.rows, Mode::Train { step })
@@ -106,10 +109,10 @@ impl Trainable {
             .time(Stage::Forward, || losses::compute(comm.as_ref(), &self.tasks, &output, batch, plan, stop))
             .map_err(|error| error.at("after step", step))?;
         let forward =
-            Forward { graph: &context.graph, leaves: &leaves, output: &output, losses: &losses, batch, clock };
+            Forward { graph: &context.graph, leaves: &leaves, output: &output, losses: &losses, batch, clock, looks };
         let Self { dense, embeddings, store, balance, seed, .. } = self;
         let parts = Parts { dense, embeddings, store, balance, seed: *seed, comm: comm.as_ref(), stages };
-        let Weighed { weights, gram, norm, rows, row_gradients } = weigh::weigh(parts, &forward, lookup)?;
+        let Weighed { weights, compared, norm, rows, row_gradients } = weigh::weigh(parts, &forward, lookup)?;
         stages.time(Stage::Optimizer, || {
             let lr = self.dense.lr() * lr_factor;
             self.dense.apply(comm.as_ref(), &self.store, (rows, norm), lr)
@@ -120,7 +123,7 @@ impl Trainable {
             let after = stages.time(Stage::Forward, || self.look_again(comm, input))?;
             self.balance.method.look_back(&after.means, &present)?;
         }
-        Ok(StepReport { losses: means, plain, present, weights, gram, grad_norm: norm, stop })
+        Ok(StepReport { losses: means, plain, present, weights, compared, grad_norm: norm, stop })
     }
 
     /// The leaves of a batch of training rows.

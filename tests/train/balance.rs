@@ -27,9 +27,13 @@ train: {global_batch: 16, max_steps: 1, log_every: 1}
 
 const METHODS: [&str; 3] = ["{kind: mgda}", "{kind: pcgrad}", "{kind: cagrad, c: 0.4}"];
 
+/// A quarter of feature i of a row.
+pub fn x(row: u64, i: u64) -> f64 {
+    draw(row, &format!("x{i}")) - 0.5
+}
+
 /// Tasks that agree in the first half of the rows and not in the second.
-fn write(path: &Path, rows: Range<u64>) {
-    let x = |row: u64, i: u64| draw(row, &format!("x{i}")) - 0.5;
+pub fn write(path: &Path, rows: Range<u64>) {
     let mut lists = arrow::array::ListBuilder::new(arrow::array::Float64Builder::new());
     for row in rows.clone() {
         (0..4).for_each(|i| lists.values().append_value(4.0 * x(row, i)));
@@ -109,7 +113,7 @@ impl Step {
 /// The weights that `method` gives at the first step for a Gram matrix.
 fn weights(method: &str, losses: &[f64], gram: &[f64], seed: u64) -> Vec<f64> {
     let mut component: Component = serde_yaml::from_str(method).unwrap();
-    let mut balancer = balance::build(&mut component, losses.len()).unwrap();
+    let mut balancer = balance::build(&mut component, &["a", "b", "c"].map(str::to_string)).unwrap();
     balancer
         .method
         .weights(&Signal { losses, present: &[true; 3], gram, step: 0, steps_per_epoch: 1, total_steps: 1, seed })

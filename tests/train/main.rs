@@ -9,6 +9,7 @@ mod crash;
 mod federated;
 mod freeze;
 mod labels;
+mod last_layer;
 mod lifecycle;
 mod llm4msr;
 #[cfg(feature = "mpi")]

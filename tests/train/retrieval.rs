@@ -252,6 +252,47 @@ fn training_is_the_same_at_any_number_of_ranks() {
     }
 }
 
+/// PMTRec whose main task has the whole weight trains it as if it were alone, to the last bit, and leaves rows of the
+/// other tasks as they were drawn: an optimizer's momentum must not move what fades out.
+#[test]
+fn a_main_task_with_the_whole_weight_trains_as_if_it_were_alone() {
+    let place = workplace();
+    let run = |name: &str, ranks: usize, overrides: &[&str]| {
+        let run_dir = place.path(&format!("{name} {ranks}"));
+        train(
+            &place.job(&[&["optimizer.sparse={kind: adam, lr: 0.01}"], overrides].concat()),
+            ranks,
+            &run_dir,
+            How::default(),
+        );
+        State::read(&newest(&run_dir))
+    };
+    let like = "{name: like, kind: bpr, pair: [user, item], where: like, negatives: {count: 2}}";
+    let others = "{name: tag, kind: bpr, pair: [item, tags], ranking: {at: []}}, \
+                  {name: next, kind: bpr, pair: [item, last], weight: 0.5, ranking: {at: []}}";
+    let alone = format!("tasks=[{like}]");
+    let features = "features=[{name: user, kind: categorical, dim: 5}, {name: item, kind: categorical, dim: 5}]";
+    let together = format!("tasks=[{like}, {others}]");
+    let pmtrec = "balance={kind: pmtrec, main: like, focus: constant}";
+    for ranks in [1, 3] {
+        let alone = run("alone", ranks, &[features, &alone]);
+        let together = run("together", ranks, &[&together, pmtrec]);
+        let mut left = 0;
+        for (key, row) in &together.rows {
+            match alone.rows.get(key) {
+                Some(same) => assert_eq!(row.floats, same.floats, "{key:?}, {ranks} ranks"),
+                None => {
+                    left += 1;
+                    assert!(row.floats[5..].iter().all(|state| *state == 0.0), "{key:?} was trained");
+                }
+            }
+        }
+        assert!(alone.rows.len() > 20 && left > 5, "{} rows of the main task, {left} others", alone.rows.len());
+        let sum = run("sum", ranks, &["balance={kind: uniform}"]);
+        assert!(alone.rows.iter().any(|(key, row)| sum.rows[key].floats != row.floats), "a plain sum is another thing");
+    }
+}
+
 #[test]
 fn training_learns_what_is_liked() {
     let place = workplace();

@@ -1,18 +1,29 @@
 //! PMTRec by hand, and the properties that any reading of it must have.
 
 use super::*;
-use crate::balance::testing::{assert_close, method, of_gram};
+use crate::balance::testing::{assert_close, method, of_gram, try_method};
 use proptest::prelude::*;
 
 /// Combined rows of one table, with the dense weights, for gradients by task and then by row.
 fn rows_of(method: &mut dyn Balancer, gradients: &[Vec<Vec<f64>>], progress: f64) -> (Vec<f64>, Vec<f64>) {
+    let (rows, weights, _) = with_left_alone(method, gradients, progress);
+    (rows, weights)
+}
+
+/// [`rows_of`], with the numbers of the rows that are left alone.
+fn with_left_alone(
+    method: &mut dyn Balancer,
+    gradients: &[Vec<Vec<f64>>],
+    progress: f64,
+) -> (Vec<f64>, Vec<f64>, Vec<usize>) {
     let tasks = gradients.len();
     let mut values: Vec<f32> = gradients.iter().flatten().flatten().map(|&g| g as f32).collect();
     let (gram, losses, present) = (vec![0.0; tasks * tasks], vec![1.0; tasks], vec![true; tasks]);
     let signal = Signal { step: (progress * 1000.0) as u64, total_steps: 1000, ..of_gram(&gram, &losses, &present) };
-    let mut tables = [Rows { dim: gradients[0][0].len(), values: &mut values }];
+    let mut left_alone = Vec::new();
+    let mut tables = [Rows { dim: gradients[0][0].len(), values: &mut values, left_alone: &mut left_alone }];
     let weights = method.on_rows().unwrap().combine(&signal, &mut tables, &|_| Ok(())).unwrap();
-    (values.into_iter().map(f64::from).collect(), weights)
+    (values.into_iter().map(f64::from).collect(), weights, left_alone)
 }
 
 fn once(job: &str, gradients: &[Vec<Vec<f64>>], progress: f64) -> Vec<f64> {
@@ -45,6 +56,22 @@ fn rows_of_one_task_keep_their_gradient_until_they_fade() {
 }
 
 #[test]
+fn rows_that_have_faded_are_left_alone() {
+    // Rows of both tasks, of the auxiliary one, of none, and of the main one.
+    let gradients =
+        [vec![vec![3.0], vec![0.0], vec![0.0], vec![1.0]], vec![vec![1.0], vec![5.0], vec![0.0], vec![0.0]]];
+    let left_alone = |job: &str, progress| with_left_alone(method(job, 2).as_mut(), &gradients, progress).2;
+    assert!(left_alone("{kind: pmtrec}", 0.9).is_empty());
+    assert_eq!(left_alone("{kind: pmtrec}", 1.0), [1]);
+    assert_eq!(left_alone("{kind: pmtrec, focus: constant}", 0.0), [1]);
+    assert!(left_alone("{kind: pmtrec, focus: constant, lambda_max: 0.9}", 0.0).is_empty());
+    assert!(left_alone("{kind: pmtrec, focus: constant, focus_fade_aux: false}", 0.0).is_empty());
+    // What is left is the main task's gradient, to the last bit.
+    let (rows, ..) = with_left_alone(method("{kind: pmtrec, focus: constant}", 2).as_mut(), &gradients, 0.0);
+    assert_eq!(rows, [3.0, 0.0, 0.0, 1.0]);
+}
+
+#[test]
 fn the_dense_weights_are_the_mean_over_touched_rows() {
     let gradients = [vec![vec![1.0], vec![1.0]], vec![vec![1.0], vec![0.0]]];
     let (_, weights) = rows_of(method("{kind: pmtrec}", 2).as_mut(), &gradients, 0.5);
@@ -64,9 +91,8 @@ fn the_scale_of_a_loss_does_not_matter_once_the_average_has_settled() {
 
 #[test]
 fn options_out_of_range_are_errors() {
-    for wrong in ["main: 2", "tau: 0", "rho: 1", "lambda_max: 1.5", "focus_until: 0", "scope: shared"] {
-        let mut component = serde_yaml::from_str(&format!("{{kind: pmtrec, {wrong}}}")).unwrap();
-        assert!(crate::balance::build(&mut component, 2).is_err(), "{wrong}");
+    for wrong in ["main: other", "tau: 0", "rho: 1", "lambda_max: 1.5", "focus_until: 0", "scope: shared"] {
+        assert!(try_method(&format!("{{kind: pmtrec, {wrong}}}"), 2).is_err(), "{wrong}");
     }
 }
 
@@ -94,7 +120,7 @@ proptest! {
 
     #[test]
     fn at_the_end_only_the_main_task_is_left(gradients in gradients()) {
-        let combined = once("{kind: pmtrec, main: 1}", &gradients, 1.0);
+        let combined = once("{kind: pmtrec, main: task 1}", &gradients, 1.0);
         let main: Vec<f64> = gradients[1].iter().flatten().copied().collect();
         assert_close(&combined, &main, 1e-5);
     }
@@ -132,7 +158,7 @@ proptest! {
                 }
                 Ok(())
             };
-            balancer.on_rows().unwrap().combine(&signal, &mut [Rows { dim: 3, values: &mut values }], &sum).unwrap();
+            balancer.on_rows().unwrap().combine(&signal, &mut [Rows { dim: 3, values: &mut values, left_alone: &mut Vec::new() }], &sum).unwrap();
             let rows: Vec<f64> =
                 (0..count).filter(|i| i % 2 == mine).flat_map(|i| whole[i * 3..i * 3 + 3].to_vec()).collect();
             assert_close(&values.into_iter().map(f64::from).collect::<Vec<_>>(), &rows, 1e-6);

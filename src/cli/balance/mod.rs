@@ -3,7 +3,7 @@
 mod given;
 
 use crate::balance::once::{Given, Outcome, once};
-use crate::balance::{self, Balance, conflict::Conflict};
+use crate::balance::{self, Balance, Scope, conflict::Conflict};
 use crate::config::Component;
 use crate::error::{Error, Result};
 use serde_yaml::Value;
@@ -53,7 +53,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut answers = Vec::new();
     let mut refused = Vec::new();
     for &kind in &kinds {
-        match answer(kind, &args, &given) {
+        match answer(kind, &args, &names, &given) {
             Ok(outcome) => answers.push(Answer { kind: kind.to_string(), outcome }),
             // Side by side, a method that cannot use what is given is left out and named.
             Err(error) if kinds.len() > 1 && error.exit_code() == 2 && args.options.is_empty() => refused.push(kind),
@@ -66,7 +66,7 @@ pub fn run(args: Args) -> Result<()> {
     super::print(&table(&names, &given, &answers, &refused))
 }
 
-fn answer(kind: &str, args: &Args, given: &Given) -> Result<Outcome> {
+fn answer(kind: &str, args: &Args, names: &[String], given: &Given) -> Result<Outcome> {
     let mut component = Component::named(kind);
     if !args.options.is_empty() && args.kind == "all" {
         return Err(Error::job("--set goes with one method").fix("name it with --kind"));
@@ -79,7 +79,7 @@ fn answer(kind: &str, args: &Args, given: &Given) -> Result<Outcome> {
             .map_err(|error| Error::job(format!("the value of `{name}` is not YAML: {error}")))?;
         component.options.insert(name.trim().into(), value);
     }
-    let mut balance: Balance = balance::build(&mut component, given.losses.len())?;
+    let mut balance: Balance = balance::build(&mut component, names)?;
     once(&mut balance, given, args.seed)
 }
 
@@ -94,7 +94,7 @@ fn json(answers: &[Answer]) -> String {
 /// The conflict, then one line a method: weights, norm, and the update's cosine with each task's gradient.
 fn table(names: &[String], given: &Given, answers: &[Answer], refused: &[&str]) -> String {
     let mut conflict = Conflict::default();
-    conflict.add(&given.gram, &vec![1.0; names.len()]);
+    conflict.add(Scope::Shared, &given.gram, &vec![1.0; names.len()]);
     let mut text = String::new();
     // Writing to a string cannot fail.
     for pair in conflict.report(names).map(|report| report.pairs).unwrap_or_default() {

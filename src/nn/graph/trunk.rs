@@ -6,9 +6,10 @@
 //! ```
 //!
 //! A method that needs the tasks' gradients only at the last shared representation pulls each task back through
-//! its own head alone, and the weighted sum of what arrives at the boundary once through the trunk.
+//! its own head alone, and the weighted sum of what arrives at the boundary once through the trunk. One that needs
+//! them at the last shared layer's weights passes that layer with the heads ([`Tape::without_last_layer`]).
 
-use super::Tape;
+use super::{Node, Tape};
 use candle_core::{Tensor, TensorId};
 use std::collections::{HashMap, HashSet};
 
@@ -16,8 +17,19 @@ use std::collections::{HashMap, HashSet};
 #[derive(Debug)]
 pub struct Trunk {
     /// By position on the tape.
-    nodes: Vec<bool>,
+    nodes: Vec<Place>,
     boundary: Vec<Tensor>,
+}
+
+/// Where an operation stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// No task's output goes back to it.
+    Aside,
+    /// It is passed once a task.
+    Head,
+    /// It is passed once in all.
+    Trunk,
 }
 
 impl Trunk {
@@ -28,7 +40,7 @@ impl Trunk {
 
     /// Whether the operation at this position on the tape belongs to it.
     pub(super) fn holds(&self, node: usize) -> bool {
-        self.nodes[node]
+        self.nodes[node] == Place::Trunk
     }
 }
 
@@ -47,29 +59,65 @@ impl Reach {
 
 impl Tape {
     pub(super) fn trunk(&self, outputs: &[Vec<&Tensor>]) -> Trunk {
+        let nodes = self.places(outputs);
+        Trunk { boundary: self.boundary(&nodes, outputs), nodes }
+    }
+
+    /// [`Tape::trunk`] less its last layer: the operations next to the end of the trunk at `ends` that read a matrix of
+    /// parameters, and what follows them. Returns those matrices too.
+    pub(super) fn without_last_layer(&self, outputs: &[Vec<&Tensor>], ends: &[Tensor]) -> (Trunk, Vec<Tensor>) {
+        let mut nodes = self.places(outputs);
+        let mut wanted: HashSet<TensorId> = ends.iter().map(Tensor::id).collect();
+        // What stays in the trunk is passed later: an operation that it reads cannot be passed before.
+        let mut needed: HashSet<TensorId> = HashSet::new();
+        let mut layer = Vec::new();
+        for (index, node) in self.nodes.iter().enumerate().rev() {
+            let at = node.output.id();
+            if nodes[index] != Place::Trunk {
+                continue;
+            }
+            if !wanted.contains(&at) || needed.contains(&at) {
+                needed.extend(node.inputs.iter().map(Tensor::id));
+                continue;
+            }
+            nodes[index] = Place::Head;
+            match node.last_matrix() {
+                Some(matrix) => layer.push(matrix.clone()),
+                None => wanted.extend(node.inputs.iter().map(Tensor::id)),
+            }
+        }
+        (Trunk { boundary: self.boundary(&nodes, outputs), nodes }, layer)
+    }
+
+    fn places(&self, outputs: &[Vec<&Tensor>]) -> Vec<Place> {
         let mut reach: HashMap<TensorId, Reach> = HashMap::new();
         for (task, outputs) in outputs.iter().enumerate() {
             outputs.iter().for_each(|output| Reach::join(&mut reach, output, Reach::One(task)));
         }
-        let mut trunk = Trunk { nodes: vec![false; self.nodes.len()], boundary: Vec::new() };
+        let mut places = vec![Place::Aside; self.nodes.len()];
         for (index, node) in self.nodes.iter().enumerate().rev() {
             let Some(&of) = reach.get(&node.output.id()) else { continue };
-            trunk.nodes[index] = of == Reach::Many;
+            places[index] = if of == Reach::Many { Place::Trunk } else { Place::Head };
             node.inputs.iter().for_each(|x| Reach::join(&mut reach, x, of));
         }
-        let heads = self.nodes.iter().filter(|node| matches!(reach.get(&node.output.id()), Some(Reach::One(_))));
-        let mut seen = HashSet::new();
-        for x in heads.flat_map(|node| &node.inputs).chain(outputs.iter().flatten().copied()) {
-            if self.made(x) && reach.get(&x.id()) == Some(&Reach::Many) && seen.insert(x.id()) {
-                trunk.boundary.push(x.clone());
-            }
-        }
-        trunk
+        places
     }
 
-    /// Whether an operation of the tape made `x`: it is no parameter, no leaf, and not the cut-off input.
-    fn made(&self, x: &Tensor) -> bool {
-        self.outputs.contains(&x.id()) && !self.input.as_ref().is_some_and(|input| input.leaf.id() == x.id())
+    /// What the trunk makes and heads read, or is an output itself.
+    fn boundary(&self, nodes: &[Place], outputs: &[Vec<&Tensor>]) -> Vec<Tensor> {
+        let placed = || self.nodes.iter().zip(nodes);
+        let of = |place: Place| placed().filter(move |(_, at)| **at == place).map(|(node, _)| node);
+        let mut made: HashSet<TensorId> = of(Place::Trunk).map(|node| node.output.id()).collect();
+        let read = of(Place::Head).flat_map(|node| &node.inputs).chain(outputs.iter().flatten().copied());
+        read.filter(|x| made.remove(&x.id())).cloned().collect()
+    }
+}
+
+impl Node {
+    /// The last of the parameters with two or more dimensions that it reads: where layers are one operation, the weights
+    /// of the last of them.
+    fn last_matrix(&self) -> Option<&Tensor> {
+        self.inputs.iter().rev().find(|x| x.is_variable() && x.dims().len() >= 2)
     }
 }
 
@@ -137,5 +185,38 @@ mod tests {
         let pass = context.graph.backward_head(&trunk, &[(&logits, random(&[5, 2], 2))]).unwrap();
         assert!(pass.grads.get(&model.store.vars()[0]).is_some(), "all of it is the task's own");
         assert!(Graph::Candle.trunk(&[vec![&logits]]).is_err());
+    }
+
+    #[test]
+    fn the_last_layer_is_passed_with_the_heads() {
+        let mut store = ParamStore::new(5);
+        let mut layer =
+            |name: &str, input, output, act| Linear::new(store.builder().at(name), input, output, act).unwrap();
+        let first = layer("first", 4, 6, Activation::Relu);
+        let last = layer("last", 6, 3, Activation::Relu);
+        let heads = ["a", "b"].map(|name| layer(name, 3, 2, Activation::None));
+        let (x, context) = (random(&[5, 4], 1), Context { graph: Graph::tape(), ..context(true, 5) });
+        let h = first.forward(&x, &context).unwrap();
+        // An operation without parameters, such as dropout, stands between the last layer and the representation.
+        let z = crate::nn::add(&context.graph, &last.forward(&h, &context).unwrap(), &random(&[5, 3], 4)).unwrap();
+        let logits = heads.each_ref().map(|head| head.forward(&z, &context).unwrap());
+        let outputs = [vec![&logits[0]], vec![&logits[1]]];
+        let (trunk, layer) = context.graph.without_last_layer(&outputs, std::slice::from_ref(&z)).unwrap();
+        assert_eq!(trunk.boundary().iter().map(Tensor::id).collect::<Vec<_>>(), [h.id()]);
+        let weight = &store.vars()[store.names().iter().position(|name| name == "last.weight").unwrap()];
+        assert_eq!(layer.iter().map(Tensor::id).collect::<Vec<_>>(), [weight.id()]);
+        for (k, logits) in logits.iter().enumerate() {
+            let cotangent = || random(&[5, 2], 2 + k as u64);
+            let head = context.graph.backward_head(&trunk, &[(logits, cotangent())]).unwrap().grads;
+            let whole = context.graph.backward(&[(logits, cotangent())]).unwrap().grads;
+            assert_eq!(numbers(head.get(weight).unwrap()), numbers(whole.get(weight).unwrap()));
+            assert!(head.get(&store.vars()[0]).is_none(), "the first layer is passed once, later");
+        }
+        // Where another operation of the trunk reads it too, the layer cannot be passed before that.
+        let again = crate::nn::add(&context.graph, &z, &z).unwrap();
+        let more = heads.each_ref().map(|head| head.forward(&again, &context).unwrap());
+        let outputs = [vec![&logits[0], &more[0]], vec![&logits[1], &more[1]]];
+        let (trunk, layer) = context.graph.without_last_layer(&outputs, std::slice::from_ref(&z)).unwrap();
+        assert!(layer.is_empty() && trunk.boundary().iter().any(|x| x.id() == z.id()));
     }
 }

@@ -37,7 +37,7 @@ pub(super) fn weigh(mut parts: Parts, forward: &Forward, lookup: Lookup) -> Resu
     let leaves = stages.time(Stage::Backward, || weighted_leaves(forward, &passes, &weights))?;
     let row_gradients = parts.collect(lookup, &[leaves])?;
     let (weights, gram) = (over_parts(&weights, tasks), gram_over_parts(&reduced.gram, tasks));
-    Ok(Weighed { weights, gram, norm, rows, row_gradients })
+    Ok(Weighed { weights, compared: Some((Scope::Shared, gram)), norm, rows, row_gradients })
 }
 
 /// A backward pass for each part of the batch and each task, without what the model's input needs. Each fills its row of
@@ -127,7 +127,8 @@ fn with_rows(
         }
     };
     let norm = parts.stages.time(Stage::Optimizer, || parts.dense.combine(&reduced, &weights));
-    Ok(Weighed { rows: weights.len(), weights, gram, norm, row_gradients })
+    let compared = Some((Scope::SharedAndRows, gram));
+    Ok(Weighed { rows: weights.len(), weights, compared, norm, row_gradients })
 }
 
 /// Lets the method combine every row's gradients; the weights for the dense parameters.
@@ -139,8 +140,8 @@ fn weigh_each_row(
 ) -> Result<Vec<f64>> {
     let sum = |values: &mut [f64]| collectives::all_reduce_sum(comm, values);
     gradients.combine(|tables| {
-        let mut rows: Vec<Rows> =
-            tables.into_iter().map(|TableGradients { dim, values }| Rows { dim, values }).collect();
+        let rows = |TableGradients { dim, values, left_alone }| Rows { dim, values, left_alone };
+        let mut rows: Vec<Rows> = tables.into_iter().map(rows).collect();
         method.combine(signal, &mut rows, &sum)
     })
 }

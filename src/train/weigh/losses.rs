@@ -1,12 +1,13 @@
 //! Methods that look at losses only: weights first, then one backward pass of Σ w_k L_k.
 
-use super::{Forward, Parts, Weighed};
+use super::{Forward, Parts, Weighed, heads};
 use crate::embedding::Lookup;
 use crate::error::Result;
 use crate::observe::Stage;
 
 pub(super) fn weigh(mut parts: Parts, forward: &Forward, lookup: Lookup) -> Result<Weighed> {
     let weights = parts.weights(forward, &[])?;
+    let compared = if forward.looks { heads::look(&parts, forward)? } else { None };
     let stages = parts.stages;
     parts.dense.begin(1, parts.comm.size());
     let leaves = stages.time(Stage::Backward, || {
@@ -23,5 +24,5 @@ pub(super) fn weigh(mut parts: Parts, forward: &Forward, lookup: Lookup) -> Resu
     let reduced = stages.time(Stage::Reduce, || parts.dense.reduce(parts.comm, 1))?;
     let norm = stages.time(Stage::Optimizer, || parts.dense.combine(&reduced, &[1.0]));
     let row_gradients = parts.collect(lookup, &[leaves])?;
-    Ok(Weighed { weights, gram: Vec::new(), norm, rows: 1, row_gradients })
+    Ok(Weighed { weights, compared, norm, rows: 1, row_gradients })
 }

@@ -5,10 +5,12 @@
 //! |---|---|---|---|
 //! | losses ([`losses`]) | 1 | 1 | 1 |
 //! | representation, or nothing new ([`representation`]) | K of the heads, 1 of the trunk | 1 | 1 |
+//! | last shared layer ([`representation`]) | K of the heads and that layer, 1 of the rest | 1, of that layer K + 1 | 1 |
 //! | shared gradients ([`gradients`]) | K, the input's once | K | 1 |
 //! | shared gradients and rows ([`gradients`]) | K | K | K of the rows that several tasks touch |
 
 mod gradients;
+mod heads;
 mod losses;
 mod representation;
 
@@ -57,14 +59,16 @@ pub struct Forward<'a> {
     pub batch: &'a Batch,
     /// Where the run stands.
     pub clock: Clock,
+    /// Whether the tasks' gradients are to be compared for the log, where the method compares none.
+    pub looks: bool,
 }
 
 /// What they give. The update direction of the dense parameters stands in the [`DensePart`].
 pub struct Weighed {
     /// Weight of each task.
     pub weights: Vec<f64>,
-    /// Row-major K × K Gram matrix that the method saw; empty if it saw none.
-    pub gram: Vec<f64>,
+    /// Which of the tasks' gradients were compared, and their row-major K × K Gram matrix; none if none were.
+    pub compared: Option<(Scope, Vec<f64>)>,
     /// Global norm of the dense direction.
     pub norm: f64,
     /// Rows of dense gradients that were reduced.
@@ -104,7 +108,9 @@ pub fn weigh(parts: Parts, forward: &Forward, lookup: Lookup) -> Result<Weighed>
     }
     match (parts.balance.method.needs(), parts.balance.scope) {
         (Needs::Losses, _) => losses::weigh(parts, forward, lookup),
-        (_, Some(Scope::Representation)) => representation::weigh(parts, forward, lookup),
+        (_, Some(scope @ (Scope::Representation | Scope::LastLayer))) => {
+            representation::weigh(parts, forward, lookup, scope)
+        }
         _ => gradients::weigh(parts, forward, lookup),
     }
 }
