@@ -243,7 +243,6 @@ fn of_columns(x: &Tensor, start: usize, part: usize) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{assert_close, numbers, random};
-    use super::super::{Graph, add};
     use super::*;
     use candle_core::Var;
 

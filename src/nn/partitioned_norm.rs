@@ -117,7 +117,7 @@ impl PartitionedNorm {
     fn update_running(&self, sums: &Sums) -> crate::Result<()> {
         let (mut mean, mut variance, mut known) = (self.mean.get(), self.variance.get(), self.known.get());
         let groups = self.scenarios + 1;
-        let parts = (0..groups).map(|group| group..group + 1).chain([0..groups]);
+        let parts = (0..groups).map(|group| group..group + 1).chain(std::iter::once(0..groups));
         for (row, part) in parts.enumerate() {
             let rows = sums.rows(part.clone());
             if rows < 2.0 {
