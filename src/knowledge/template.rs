@@ -83,7 +83,7 @@ impl Template {
     pub fn parse(text: &str) -> Result<Self> {
         let template: Self = serde_yaml::from_str(text).map_err(|e| {
             Error::job(format!("the template cannot be read: {e}"))
-                .fix("docs/knowledge.md describes templates; jobs/ml1m_knowledge.yaml is one")
+                .fix("docs/knowledge.md describes templates; jobs/knowledge/ml1m.yaml is one")
         })?;
         Prompts::new(&template)?;
         Ok(template)
