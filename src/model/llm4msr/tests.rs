@@ -135,7 +135,8 @@ fn the_tape_and_the_reference_kernels_give_the_same() {
         for var in case.store.vars() {
             let expected = numbers(direct.get(var).unwrap());
             assert_close(&expected, &numbers(of_reference.get(var).unwrap()), 2e-5, &job);
-            assert_close(&expected, &numbers(pass.grads.get(var).unwrap()), 1e-6, &job);
+            // z is read by many layers, whose gradients cancel and are added in another order.
+            assert_close(&expected, &numbers(pass.grads.get(var).unwrap()), 2e-5, &job);
         }
         assert!(pass.grads.get(&pooled).is_none(), "only the weighted sum reaches the leaves");
         let expected = numbers(direct.get(&pooled).unwrap());
