@@ -1,6 +1,9 @@
 //! The architectures by name.
 
-use super::{InputSpec, Model, aitm, cgc, dtrn, esmm, llm4msr, m2m, mf, mmoe, mpt, omoe, pepnet, pf_msmtrec, ple, shared_bottom, single_task, star, stem};
+use super::{
+    InputSpec, Model, aitm, cgc, dtrn, esmm, llm4msr, m2m, mf, mmoe, mpt, omoe, pepnet, pf_msmtrec, ple, shared_bottom,
+    single_task, star, stem,
+};
 use crate::config::{Component, unknown_kind};
 use crate::error::{Error, Result};
 use crate::nn::ParamStore;
