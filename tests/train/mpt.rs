@@ -119,6 +119,34 @@ fn a_stopped_run_goes_on_with_its_environments() {
 }
 
 #[test]
+fn stage_1_trains_under_every_kind_of_balancing() {
+    let place = Workplace::with_log(250);
+    for balance in [
+        "{kind: uncertainty}",
+        "{kind: mgda}",
+        "{kind: cagrad, scope: representation}",
+        "{kind: upgrad, scope: shared+rows}",
+        "{kind: pmtrec}",
+        "{kind: modo}",
+        "{kind: db_mtl}",
+        "{kind: famo}",
+    ] {
+        let (run_dir, balance) = (place.path(&format!("1{balance}")), format!("balance={balance}"));
+        let seen = train(&place.job(&[STAGE_1, &["train.epochs=2", &balance]].concat()), 2, &run_dir, How::default());
+        let steps = seen.steps();
+        let loss = |step: usize| steps[step].plain_losses["click"].as_f64().expect("a number");
+        assert!(loss(steps.len() - 1).is_finite(), "{balance}");
+        let parameters = |step: u64| {
+            let state = State::read(&run_dir.join(format!("checkpoints/step-{step:08}")));
+            state.dense.into_iter().filter(|(name, _)| name.starts_with("parameters.")).collect::<Vec<_>>()
+        };
+        let (first, last) = (parameters(11), parameters(22));
+        let same: Vec<_> = first.iter().zip(&last).filter(|(a, b)| a == b).map(|(a, _)| &a.0).collect();
+        assert!(same.is_empty(), "{balance}: {same:?} do not move");
+    }
+}
+
+#[test]
 fn a_new_task_leaves_the_old_ones_exactly_as_they_were() {
     let place = Workplace::with_log(250);
     let stage1 = place.path("stage1");

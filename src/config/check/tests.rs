@@ -178,6 +178,7 @@ fn tasks_are_learnable() {
         ("where: y", "kind: multiclass", "tasks[1].classes", "add `classes: …`"),
         ("where: y", "kind: multiclass, classes: 1", "tasks[1].classes", "from 2"),
         ("where: y", "classes: 3", "tasks[1].classes", "kind: multiclass"),
+        ("where: y", "kind: regression, positive: [1]", "tasks[1].positive", "is not binary"),
         ("where: y", "weight: -1", "tasks[1].weight", "not negative"),
         ("where: y", "weight: .nan", "tasks[1].weight", "NaN"),
         ("where: y", "kind: regression, gauc: user", "tasks[1].gauc", "binary"),

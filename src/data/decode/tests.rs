@@ -1,6 +1,7 @@
 use super::super::schema::{Purpose, Schema};
 use super::super::testing::{floats, ints, job, schema};
 use super::*;
+use crate::data::batch::Target;
 use crate::data::columns::string_id;
 use arrow::array::*;
 use arrow::compute::cast;
@@ -292,6 +293,21 @@ fn wrong_labels_and_weights_have_an_address() {
         let yaml = "features: []\ndata: {train: u, weight: w}\ntasks: [{name: t, label: y}]";
         assert!(message(decode(yaml, &[("w", weights), ("y", ints([1]))])).contains("row weight"));
     }
+}
+
+#[test]
+fn a_label_can_be_made_of_listed_values() {
+    let labels = |positive: &str, column: ArrayRef| {
+        let yaml = format!("features: []\ntasks: [{{name: t, label: y, positive: {positive}}}]");
+        let Target { label, weight } = decode(&yaml, &[("y", column)]).unwrap().targets.remove(0);
+        label.into_iter().zip(weight).map(|(y, w)| (w > 0.0).then_some(y)).collect::<Vec<_>>()
+    };
+    let texts: ArrayRef = Arc::new(StringArray::from(vec![Some("BA"), None, Some("none"), Some("PhD")]));
+    let expected = [Some(1.0), None, Some(0.0), Some(1.0)];
+    assert_eq!(labels("[PhD, BA]", texts.clone()), expected);
+    let dictionary = DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8));
+    assert_eq!(labels("[PhD, BA]", cast(&texts, &dictionary).unwrap()), expected);
+    assert_eq!(labels("[3, -1]", ints([3, 1, -1, 0])), [1.0, 0.0, 1.0, 0.0].map(Some));
 }
 
 #[test]
