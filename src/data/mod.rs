@@ -19,6 +19,7 @@ pub mod lanes;
 pub mod loader;
 mod negatives;
 pub mod pairs;
+pub mod partition;
 pub mod place;
 pub mod plan;
 pub mod reader;

@@ -9,8 +9,8 @@ use super::store::{BlobReader, FileInfo, Store, list_all, partitions};
 use crate::comm::{Communicator, collectives};
 use crate::error::{Error, Result};
 use crate::guard;
-use arrow::array::{ArrayRef, Int64Array, StringArray, new_null_array};
-use arrow::datatypes::DataType;
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, new_null_array};
+use arrow::datatypes::{DataType, Field};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use rayon::prelude::*;
 use serde::de::DeserializeOwned;
@@ -39,6 +39,18 @@ pub struct File {
     pub bytes: u64,
     /// Constant columns given by `key=value` folders of the path.
     pub partitions: Vec<(String, Constant)>,
+}
+
+impl File {
+    /// The columns that the folders of its path give, as long as `input`, where it has none of that name.
+    pub fn folder_columns(&self, input: &RecordBatch) -> Vec<(Field, ArrayRef)> {
+        let given = self.partitions.iter().filter(|(name, _)| input.column_by_name(name).is_none());
+        let column = |(name, value): &(String, Constant)| {
+            let array = value.repeated(input.num_rows());
+            (Field::new(name, array.data_type().clone(), true), array)
+        };
+        given.map(column).collect()
+    }
 }
 
 /// The value of a partition column.

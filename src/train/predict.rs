@@ -183,7 +183,7 @@ impl Output {
     ) -> Result<()> {
         let group = data.plan.row_groups[rows.row_group as usize];
         let source = data.plan.path(rows.row_group);
-        let mut added = folder_columns(&data.plan.files[group.file as usize], &rows.input);
+        let mut added = data.plan.files[group.file as usize].folder_columns(&rows.input);
         added.extend(predictions);
         let position = self.starts[rows.row_group as usize] + u64::from(rows.first_row);
         let goes_on = |part: &Part| {
@@ -245,17 +245,6 @@ fn refused(path: &Path, error: &parquet::errors::ParquetError) -> Error {
         };
     }
     Error::data(format!("predictions cannot be written: {error}")).at("file", path.display())
-}
-
-/// The columns that the folders of the input file's path give, where the file has none of that name.
-fn folder_columns(file: &plan::File, input: &RecordBatch) -> Vec<(Field, ArrayRef)> {
-    let given = file.partitions.iter().filter(|(name, _)| input.column_by_name(name).is_none());
-    given
-        .map(|(name, value)| {
-            let array = value.repeated(input.num_rows());
-            (Field::new(name, array.data_type().clone(), true), array)
-        })
-        .collect()
 }
 
 /// The columns of a part: the input's, and those `added`.

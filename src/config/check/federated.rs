@@ -9,6 +9,10 @@ use crate::error::Result;
 pub(super) fn check(job: &Job) -> Result<()> {
     let Some(federated) = &job.federated else { return Ok(()) };
     clients(federated)?;
+    if federated.clients.is_empty() && job.data.scenario.is_none() {
+        return Err(wrong("federated.clients", "there are no clients")
+            .fix("list them, or name a column in `data.scenario`: each of its values is a client"));
+    }
     at_least_one("federated.rounds", federated.rounds)?;
     if federated.local == Every::Never {
         return Err(wrong("federated.local", "a round without training changes nothing").fix("use `1 epoch`"));
@@ -30,7 +34,7 @@ fn clients(federated: &Federated) -> Result<()> {
     if let Some(i) = federated.clients.iter().position(|client| client.root.trim().is_empty()) {
         return Err(wrong(format!("federated.clients[{i}].root"), "the folder is empty"));
     }
-    if federated.clients.len() < 2 {
+    if federated.clients.len() == 1 {
         return Err(wrong("federated.clients", "a client that is alone has nobody to learn from")
             .fix("list two or more, or remove `federated` to train one model"));
     }
@@ -101,6 +105,7 @@ mod tests {
         for (more, key) in [
             ("clients: [{name: a, root: a}]", "federated.clients"),
             ("clients: [{name: a, root: a}, {name: a, root: b}]", "federated.clients[1].name"),
+            ("clients: []", "federated.clients"),
             ("rounds: 0", "federated.rounds"),
             ("local: never", "federated.local"),
             ("mu: -1", "federated.mu"),

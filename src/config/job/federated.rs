@@ -10,7 +10,8 @@ use std::fmt;
 pub struct Federated {
     /// How the clients' models become better by each other. Default `pf_msmtrec`.
     pub method: Method,
-    /// The clients, each with its own folder of data.
+    /// The clients, each with its own folder of data. Default: one for each value of `data.scenario`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub clients: Vec<Client>,
     /// Rounds. Default 10.
     pub rounds: usize,

@@ -25,7 +25,7 @@ impl Federation {
         let federated = job.federated.clone().ok_or_else(|| Error::internal("a job without `federated`"))?;
         let (best, stop) = collectives::agree(world.as_ref(), goals(&job))?;
         let saved = collectives::agree(world.as_ref(), starting_point(run_dir, resume))?;
-        let members = collectives::agree(world.as_ref(), clients::of(&job, &federated))?;
+        let members = clients::of(&world, &job, &store, run_dir)?;
         let names: Vec<String> = members.iter().map(|member| member.name.clone()).collect();
         collectives::agree(world.as_ref(), check_same(saved.as_ref(), &names, &federated))?;
 

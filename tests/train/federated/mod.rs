@@ -5,6 +5,7 @@ mod mapping;
 mod methods;
 mod program;
 mod resume;
+mod scenarios;
 
 use crate::common::job::{Workplace, newest};
 use crate::common::log;
