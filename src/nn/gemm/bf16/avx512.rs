@@ -8,9 +8,6 @@ use std::mem::MaybeUninit;
 /// Rows of C that are kept in registers beside two panels: 16 sums.
 const ROWS: usize = 8;
 
-/// Sixteen words.
-pub type Words16 = __m512i;
-
 /// The product of 32 rows of A and two panels of B; operands as for [`super::amx::Tiles::product`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub fn product(
@@ -57,7 +54,7 @@ fn rounded(low: __m512, high: __m512) -> __m512i {
 
 /// As many of the 16 words as `out` has room for.
 #[target_feature(enable = "avx512f")]
-pub fn store(out: &mut [u32], words: __m512i) {
+fn store(out: &mut [u32], words: __m512i) {
     // SAFETY: the mask ends where `out` does.
     unsafe { _mm512_mask_storeu_epi32(out.as_mut_ptr().cast(), mask(out.len()), words) };
 }
@@ -121,7 +118,7 @@ pub fn round_rows(sums: &[f32; BLOCK * BLOCK], rows: usize, columns: usize, out:
 
 /// 16 words, from `word` on, of the rows of `a` from `first` on, up to 16; for rows whose numbers are neighbours.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub fn read_rows(a: Matrix, first: usize, word: usize) -> [__m512i; PANEL] {
+fn read_rows(a: Matrix, first: usize, word: usize) -> [__m512i; PANEL] {
     let mut rows = [_mm512_setzero_si512(); PANEL];
     for (row, out) in (first..a.rows).zip(&mut rows) {
         *out = read_words(&a.data[row * a.row_stride..][2 * word..a.columns]);
@@ -131,7 +128,7 @@ pub fn read_rows(a: Matrix, first: usize, word: usize) -> [__m512i; PANEL] {
 
 /// [`read_rows`] turned round, one register for each word; for columns whose numbers are neighbours.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub fn read_columns(a: Matrix, first: usize, word: usize) -> [__m512i; PANEL] {
+fn read_columns(a: Matrix, first: usize, word: usize) -> [__m512i; PANEL] {
     let mut columns = [_mm512_setzero_si512(); PANEL];
     for (i, out) in columns.iter_mut().enumerate() {
         let column = 2 * (word + i);
@@ -173,7 +170,7 @@ pub struct Source<'a> {
 /// The 16 numbers from word `word` on, of 32 rows from `row` on, as pairs of two rows: a register for each pair. Rows
 /// after the last are zeros.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub fn read_pairs(source: Source, word: usize, row: usize) -> [__m512i; PANEL] {
+fn read_pairs(source: Source, word: usize, row: usize) -> [__m512i; PANEL] {
     let half = |row: usize| -> __m256i {
         if row >= source.rows {
             return _mm256_setzero_si256();
@@ -190,9 +187,48 @@ pub fn read_pairs(source: Source, word: usize, row: usize) -> [__m512i; PANEL] {
     out
 }
 
+/// A square of 16 words of 16 rows of `a` to rows of `out`, `stride` words apart, from row `first` and word `word` on; for
+/// columns whose numbers are neighbours.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub fn rows_of_columns(a: Matrix, first: usize, word: usize, out: &mut [u32], stride: usize) {
+    store_square(transposed(read_columns(a, first, word)), out, stride);
+}
+
+/// A square of the transpose of `source`: its columns from word `word` on as rows, its rows from `row` on as pairs.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub fn rows_of_pairs(source: Source, word: usize, row: usize, out: &mut [u32], stride: usize) {
+    store_square(transposed(read_pairs(source, word, row)), out, stride);
+}
+
+/// A square of a panel: 16 words of 16 rows of `a`, the first word of all 16, then the second.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub fn panel_of_rows(a: Matrix, first: usize, word: usize, out: &mut [u32]) {
+    let words = match a.column_stride {
+        1 => transposed(read_rows(a, first, word)),
+        _ => read_columns(a, first, word),
+    };
+    store_square(words, out, PANEL);
+}
+
+/// The same of the columns of `source` as rows.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub fn panel_of_pairs(source: Source, word: usize, row: usize, out: &mut [u32]) {
+    store_square(read_pairs(source, word, row), out, PANEL);
+}
+
+/// Sixteen registers to `out`, `stride` words apart.
+#[target_feature(enable = "avx512f")]
+fn store_square(words: [__m512i; PANEL], out: &mut [u32], stride: usize) {
+    for (words, out) in words.into_iter().zip(out.chunks_mut(stride)) {
+        let out = &mut out[..PANEL];
+        // SAFETY: `out` has 16 words.
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), words) };
+    }
+}
+
 /// The 16 × 16 words turned round: first inside groups of 2 and 4 rows, then the groups.
 #[target_feature(enable = "avx512f")]
-pub fn transposed(r: [__m512i; PANEL]) -> [__m512i; PANEL] {
+fn transposed(r: [__m512i; PANEL]) -> [__m512i; PANEL] {
     let mut two = r;
     for i in (0..16).step_by(2) {
         two[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);

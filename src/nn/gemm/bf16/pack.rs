@@ -50,7 +50,9 @@ impl Rows {
                         unsafe { avx512::pack_row(&a.data[row * a.row_stride..][..a.columns], &mut out[..len]) };
                     }
                 }
-                _ => turn(out, stride, len, |row, word| unsafe { avx512::read_columns(a, first + row, word) }),
+                _ => squares(out, stride, len, |row, word, out| unsafe {
+                    avx512::rows_of_columns(a, first + row, word, out, stride);
+                }),
             }
         });
         out
@@ -63,7 +65,9 @@ impl Rows {
         let (len, stride) = (out.len, out.stride);
         out.words.par_chunks_mut(GROUP * stride).enumerate().for_each(|(group, out)| {
             let first = word + group * GROUP / 2;
-            turn(out, stride, len, |row, pair| unsafe { avx512::read_pairs(self.source(), first + row / 2, 2 * pair) });
+            squares(out, stride, len, |row, pair, out| unsafe {
+                avx512::rows_of_pairs(self.source(), first + row / 2, 2 * pair, out, stride);
+            });
         });
         if ones {
             // 1 in bf16, twice; the last is alone where the number of rows is odd.
@@ -123,32 +127,27 @@ impl Panels {
     pub fn pack(b: Matrix) -> Self {
         let b = b.t();
         let mut out = Self::room(b.rows, words_of(b.columns));
-        out.fill(|column, word| match b.column_stride {
-            // SAFETY: products are made only where the CPU has the instructions; so below.
-            1 => unsafe { avx512::transposed(avx512::read_rows(b, column, word)) },
-            _ => unsafe { avx512::read_columns(b, column, word) },
-        });
+        // SAFETY: products are made only where the CPU has the instructions; so below.
+        out.fill(|column, word, out| unsafe { avx512::panel_of_rows(b, column, word, out) });
         out
     }
 
     /// As a factor whose rows, k, are those of `rows`: its columns from word `word` on, `columns` of them.
     pub fn of_rows(rows: &Rows, word: usize, columns: usize) -> Self {
         let mut out = Self::room(columns, words_of(rows.rows));
-        out.fill(|column, pair| unsafe { avx512::read_pairs(rows.source(), word + column / 2, 2 * pair) });
+        out.fill(|column, pair, out| unsafe {
+            avx512::panel_of_pairs(rows.source(), word + column / 2, 2 * pair, out);
+        });
         out
     }
 
-    /// Writes all panels: `read(column, word)` gives 16 words, each of 16 columns.
-    fn fill(&mut self, read: impl Fn(usize, usize) -> [avx512::Words16; PANEL] + Sync) {
+    /// Writes all panels: `square(column, word, out)` writes 16 words of 16 columns.
+    fn fill(&mut self, square: impl Fn(usize, usize, &mut [u32]) + Sync) {
         let (len, stride) = (self.len, self.next_panel());
         self.words.par_chunks_mut(GROUP / PANEL * stride).enumerate().for_each(|(group, out)| {
             for word in (0..len).step_by(PANEL) {
                 for (panel, out) in out.chunks_exact_mut(stride).enumerate() {
-                    let words = read(group * GROUP + panel * PANEL, word);
-                    for (out, words) in out[word * PANEL..][..PANEL * PANEL].chunks_exact_mut(PANEL).zip(words) {
-                        // SAFETY: as above.
-                        unsafe { avx512::store(out, words) };
-                    }
+                    square(group * GROUP + panel * PANEL, word, &mut out[word * PANEL..][..PANEL * PANEL]);
                 }
             }
         });
@@ -174,15 +173,11 @@ impl Panels {
     }
 }
 
-/// Writes rows that are read as columns: `read(row, word)` gives 16 words, each of 16 rows.
-fn turn(out: &mut [u32], stride: usize, len: usize, read: impl Fn(usize, usize) -> [avx512::Words16; PANEL]) {
+/// Goes over squares of 16 words of 16 rows: `square(row, word, out)` writes one, whose rows are `stride` words apart.
+fn squares(out: &mut [u32], stride: usize, len: usize, square: impl Fn(usize, usize, &mut [u32])) {
     for (block, out) in out.chunks_mut(PANEL * stride).enumerate() {
         for word in (0..len).step_by(PANEL) {
-            // SAFETY: products are made only where the CPU has the instructions.
-            let words = unsafe { avx512::transposed(read(block * PANEL, word)) };
-            for (out, words) in out.chunks_exact_mut(stride).zip(words) {
-                unsafe { avx512::store(&mut out[word..][..PANEL], words) };
-            }
+            square(block * PANEL, word, &mut out[word..]);
         }
     }
 }
