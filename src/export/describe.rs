@@ -2,15 +2,15 @@
 
 use super::onnx::{self, Input, Last, Output};
 use super::schema::{
-    BundleSchema, Dense, FORMAT, GraphInput, IdFeature, IdSource, Keep, Onnx, Pooled, Pooling, Sequence, Table, Task,
-    Transform, rules,
+    BundleSchema, Dense, FORMAT, GraphInput, IdFeature, IdSource, Keep, Onnx, Pooled, Pooling, Scenario, Sequence,
+    Table, Task, Transform, rules,
 };
 use crate::config::job::{self, Job, TaskKind};
 use crate::data::schema::{self as data, Schema};
 use crate::data::statistics::Statistics;
 use crate::embedding::{BagKind, BagSpec, Pool};
 use crate::error::{Error, Result};
-use crate::model::InputSpec;
+use crate::model::{InputSpec, in_set};
 
 /// Name of the input with the pooled embeddings.
 pub const POOLED: &str = "pooled";
@@ -95,10 +95,11 @@ impl Described<'_> {
             model: self.job.model.kind.clone(),
             rules: rules(),
             onnx: Onnx { file: file.to_string(), opset: onnx::OPSET, inputs: graph_inputs(used), self_contained: None },
-            ids: self.schema.id_features.iter().map(|feature| self.id_feature(feature)).collect::<Result<_>>()?,
+            ids: self.id_features()?,
             pooled: if reads(POOLED) { self.pooled()? } else { Vec::new() },
             sequences,
             dense: self.schema.dense_features.iter().map(|feature| self.dense(feature)).collect::<Result<_>>()?,
+            scenario: if reads(onnx::SCENARIO) { self.scenario()? } else { None },
             tables,
             tasks: outputs(self.job)
                 .iter()
@@ -112,7 +113,15 @@ impl Described<'_> {
         self.schema.columns[index].name.clone()
     }
 
-    fn id_feature(&self, feature: &data::IdFeature) -> Result<IdFeature> {
+    /// The features of every set of tables.
+    fn id_features(&self) -> Result<Vec<IdFeature>> {
+        let alone = [String::new()];
+        let sets = if self.spec.sets.is_empty() { &alone[..] } else { &self.spec.sets };
+        let all = sets.iter().flat_map(|set| self.schema.id_features.iter().map(move |feature| (feature, set)));
+        all.map(|(feature, set)| self.id_feature(feature, set)).collect()
+    }
+
+    fn id_feature(&self, feature: &data::IdFeature, set: &str) -> Result<IdFeature> {
         let source = match &feature.source {
             data::IdSource::Ids { column, last } => IdSource::Ids {
                 column: self.column(*column),
@@ -131,20 +140,13 @@ impl Described<'_> {
                 }
             }
         };
-        Ok(IdFeature { name: feature.name.clone(), table: feature.table.clone(), source })
-    }
-
-    /// The feature of the bag at a position, which may be one side of a pair.
-    fn feature_of(&self, bag: usize) -> Result<String> {
-        let column = self.schema.id_columns().get(bag).copied();
-        let column = column.ok_or_else(|| Error::internal("an embedding that no feature asks for"))?;
-        Ok(self.schema.id_features[column.feature].name.clone())
+        Ok(IdFeature { name: in_set(&feature.name, set), table: in_set(&feature.table, set), source })
     }
 
     fn pooled(&self) -> Result<Vec<Pooled>> {
         let mut pooled = Vec::new();
         let mut fields = self.spec.fields.iter();
-        for (index, bag) in self.bags.iter().enumerate() {
+        for bag in self.bags {
             let BagKind::Pooled(pool) = bag.kind else { continue };
             let Some(field) = fields.next() else {
                 return Err(Error::internal("more pooled embeddings than the model has fields"));
@@ -153,7 +155,7 @@ impl Described<'_> {
                 Pool::Sum => Pooling::Sum,
                 Pool::Mean => Pooling::Mean,
             };
-            let feature = self.feature_of(index)?;
+            let feature = bag.name.clone();
             pooled.push(Pooled { feature, start: field.start, width: field.width, pooling });
         }
         Ok(pooled)
@@ -162,15 +164,23 @@ impl Described<'_> {
     fn sequences(&self) -> Result<Vec<Sequence>> {
         let mut sequences = Vec::new();
         let mut specs = self.spec.sequences.iter();
-        for (index, _) in self.bags.iter().enumerate().filter(|(_, b)| matches!(b.kind, BagKind::Sequence { .. })) {
+        for bag in self.bags.iter().filter(|bag| matches!(bag.kind, BagKind::Sequence { .. })) {
             let Some(spec) = specs.next() else {
                 return Err(Error::internal("more sequences than the model has"));
             };
             let (values, mask) = (sequence_input(&spec.name), mask_input(&spec.name));
-            let feature = self.feature_of(index)?;
+            let feature = bag.name.clone();
             sequences.push(Sequence { feature, values, mask, max_len: spec.max_len, dim: spec.dim });
         }
         Ok(sequences)
+    }
+
+    fn scenario(&self) -> Result<Option<Scenario>> {
+        let Some((column, scenarios)) = self.schema.scenario.zip(self.statistics.scenarios()) else { return Ok(None) };
+        let mut ids: Vec<(u32, u64)> = scenarios.numbers().into_iter().map(|(id, number)| (number, id)).collect();
+        ids.sort_unstable();
+        let ids = ids.into_iter().map(|(_, id)| id).collect();
+        Ok(Some(Scenario { column: self.column(column), ids, names: scenarios.names().to_vec() }))
     }
 
     fn dense(&self, feature: &data::DenseFeature) -> Result<Dense> {

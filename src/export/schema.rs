@@ -42,6 +42,9 @@ pub struct BundleSchema {
     pub sequences: Vec<Sequence>,
     /// Parts of the input `dense`, in order.
     pub dense: Vec<Dense>,
+    /// The column of the row's scenario, where the job has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scenario: Option<Scenario>,
     /// Embedding tables.
     pub tables: Vec<Table>,
     /// What is predicted.
@@ -211,6 +214,17 @@ pub enum Transform {
     },
 }
 
+/// What numbers the rows' scenarios.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scenario {
+    /// The column.
+    pub column: String,
+    /// The id of each scenario, by its number; a null, or an id that is not here, has the number behind the last.
+    pub ids: Vec<u64>,
+    /// The same as text.
+    pub names: Vec<String>,
+}
+
 /// An embedding table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Table {
@@ -270,6 +284,7 @@ pub fn rules() -> BTreeMap<String, String> {
         ),
         ("id.unknown", "an id that its table lacks has a row of zeros, and counts as one id in a mean"),
         ("id.none", "no ids give zeros"),
+        ("scenario", "the place of the column's id among `scenario.ids`; of a null or another id, their number"),
         ("column.missing", "a column that the rows do not have is a column of nulls"),
     ]
     .map(|(key, text)| (key.to_string(), text.to_string()))

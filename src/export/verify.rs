@@ -69,16 +69,16 @@ pub fn verify(dir: &Path) -> Result<Report> {
 
     let mut inputs = vectors.inputs(&schema, &ids, rows)?;
     inputs.insert("dense".to_string(), rows::dense(&schema.dense, &golden)?);
-    if let Some(scenario) = golden::numbers(&golden, "scenario") {
-        inputs.insert("scenario".to_string(), scenario);
+    if let Some(scenario) = &schema.scenario {
+        inputs.insert("scenario".to_string(), rows::scenarios(scenario, &golden)?);
     }
     let compare = |name: &str, found: &[f32]| -> Result<f64> {
         let expected = golden::numbers(&golden, name);
         let expected = expected.ok_or_else(|| Error::data(format!("the golden rows have no `{name}`")))?;
         Ok(difference(found, &expected))
     };
-    let read = schema.onnx.inputs.iter().filter(|input| input.dtype == "float32");
-    let of_inputs = read.map(|input| Ok((input.name.clone(), compare(&input.name, input_of(&inputs, input)?)?)));
+    let of_inputs = schema.onnx.inputs.iter();
+    let of_inputs = of_inputs.map(|input| Ok((input.name.clone(), compare(&input.name, input_of(&inputs, input)?)?)));
     let of_inputs = of_inputs.collect::<Result<_>>()?;
     let score = |file: &str, graph_inputs: &[GraphInput]| -> Result<Vec<(String, f64)>> {
         let model = Model::read(&dir.join(file), graph_inputs, &ids, rows)?;

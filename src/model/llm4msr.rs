@@ -19,7 +19,7 @@ use crate::config::Component;
 use crate::error::{Error, Result};
 use crate::nn::{
     Activation, Buffer, Builder, Context, Init, LayerNorm, Linear, ParamStore, add, columns, concat, multiply,
-    or_by_scenario,
+    or_by_scenario, stop_gradient,
 };
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -300,7 +300,7 @@ impl UserLevel {
     fn forward(&self, e: &Tensor, input: &Input, context: &Context) -> Result<Tensor> {
         let graph = &context.graph;
         // Cut off: the vectors are frozen.
-        let known = columns(graph, &input.pooled.detach(), self.columns.0, self.columns.1)?;
+        let known = columns(graph, &stop_gradient(&input.pooled)?, self.columns.0, self.columns.1)?;
         let known = match &self.means {
             Some(means) => {
                 let means = table(means, self.columns.1)?;

@@ -90,6 +90,8 @@ impl Head for Mixture {
         let mixed = (0..inputs.len().max(self.gates.len())).map(mixed).collect::<Result<Vec<_>>>()?;
         let of_tasks = self.towers.iter().zip(mixed.iter().cycle());
         let logits = of_tasks.map(|(tower, h)| tower.forward(h, context)).collect::<Result<_>>()?;
-        Ok(Output::new(logits, experts))
+        // The tasks meet last where they part: at the mixture, if there is only one.
+        let representation = if mixed.len() == 1 { mixed } else { experts };
+        Ok(Output::new(logits, representation))
     }
 }

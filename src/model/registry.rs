@@ -48,6 +48,11 @@ pub fn table_sets(component: &Component, tasks: &[String]) -> Result<Vec<String>
     }
 }
 
+/// The name of a table, or of a feature, in a set ([`table_sets`]).
+pub fn in_set(name: &str, set: &str) -> String {
+    if set.is_empty() { name.to_string() } else { format!("{name}.{set}") }
+}
+
 /// Kinds of other crates. They belong to the process, as a job and a checkpoint name a kind and nothing more.
 static ADDED: RwLock<Vec<(&str, Build)>> = RwLock::new(Vec::new());
 

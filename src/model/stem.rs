@@ -15,7 +15,7 @@ use super::parts::{Gate, Tower, at_least_one, last_width};
 use super::{Input, InputLayer, InputSpec, Model, Output};
 use crate::config::Component;
 use crate::error::{Error, Result};
-use crate::nn::{Activation, Context, Mlp, NormKind, ParamStore, Style, add, mix};
+use crate::nn::{Activation, Context, Mlp, NormKind, ParamStore, Style, add, mix, stop_gradient};
 use serde::{Deserialize, Serialize};
 
 /// Options of `{kind: stem}`.
@@ -113,7 +113,7 @@ impl Model for Stem {
             let gate = task.gate.forward(&add(&context.graph, &inputs[0], &inputs[k + 1])?, context)?;
             let mut h = mix(&gate, &shared, self.shared_experts, self.tasks.len() * self.task_experts, context)?;
             for (j, experts) in experts.iter().enumerate() {
-                let experts = if j == k { experts.clone() } else { experts.detach() };
+                let experts = if j == k { experts.clone() } else { stop_gradient(experts)? };
                 let part = mix(&gate, &experts, self.task_experts, j * self.task_experts, context)?;
                 h = add(&context.graph, &h, &part)?;
             }

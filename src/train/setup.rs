@@ -11,7 +11,7 @@ use crate::config::job::{Feature, FeatureKind, Job, Pooling, TaskKind};
 use crate::data::schema::{IdColumnUse, Schema, Side};
 use crate::embedding::{BagKind, BagSpec, Embeddings, Pool, TableSpec};
 use crate::error::{Error, Result};
-use crate::model::{self, Field, Input, InputSpec, Model, PairSpec, Sequence, SequenceSpec};
+use crate::model::{self, Field, Input, InputSpec, Model, PairSpec, Sequence, SequenceSpec, in_set};
 use crate::nn::{Context, Graph, Kernels, Loss, ParamStore, Pass};
 use crate::optim;
 use candle_core::{Device, Tensor};
@@ -97,11 +97,6 @@ fn task_specs(job: &Job) -> Vec<TaskSpec> {
         TaskSpec { name: task.name.clone(), loss, outputs, weight: task.weight, reaches: true }
     };
     job.tasks.iter().map(spec).collect()
-}
-
-/// The name of a table, or of a feature, in a set.
-fn in_set(name: &str, set: &str) -> String {
-    if set.is_empty() { name.to_string() } else { format!("{name}.{set}") }
 }
 
 /// The tables of each set, in the order of their first feature. The resolved options are written back into the job.

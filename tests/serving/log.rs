@@ -39,8 +39,9 @@ tasks:
 /// A job on the log in `folder` with these features, tasks and model.
 pub fn job(folder: &Path, features: &str, tasks: &str, model: &str) -> String {
     let folder = folder.display();
+    let scenario = if model.contains("kind: mf") { "" } else { ", scenario: scene" };
     format!(
-        "name: shop\ndata: {{train: {folder}/train, test: {folder}/test}}\n{features}{tasks}\
+        "name: shop\ndata: {{train: {folder}/train, test: {folder}/test{scenario}}}\n{features}{tasks}\
          model: {model}\n\
          tables: {{user: {{admission: {{min_count: 2}}}}}}\n\
          optimizer: {{sparse: {{kind: adagrad, lr: 0.1}}}}\n\

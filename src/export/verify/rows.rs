@@ -1,7 +1,7 @@
 //! From a row's columns to ids and numbers, by the words of the schema.
 
 use crate::error::{Error, Result};
-use crate::export::schema::{Dense, IdFeature, IdSource, Keep, Transform};
+use crate::export::schema::{Dense, IdFeature, IdSource, Keep, Scenario, Transform};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, UInt64Type};
@@ -61,6 +61,17 @@ pub fn ids(feature: &IdFeature, rows: &RecordBatch) -> Result<Ids> {
             numbers(rows.column_by_name(column), n, column)?.into_iter().map(|x| vec![bucket(x)]).collect()
         }
     }))
+}
+
+/// The number of each row's scenario.
+pub fn scenarios(scenario: &Scenario, rows: &RecordBatch) -> Result<Vec<f32>> {
+    let all = lists(rows.column_by_name(&scenario.column), rows.num_rows(), &scenario.column)?;
+    let number = |row: Vec<Option<u64>>| {
+        let id = row.first().copied().flatten();
+        let known = id.and_then(|id| scenario.ids.iter().position(|&known| known == id));
+        known.unwrap_or(scenario.ids.len()) as f32
+    };
+    Ok(all.into_iter().map(number).collect())
 }
 
 fn kept(ids: Vec<u64>, max_len: Option<usize>, keep: Keep) -> Vec<u64> {
