@@ -33,7 +33,7 @@ pub struct Args {
     /// Writes a delta: of the tables only rows that changed since this checkpoint, or are gone; for `tandem apply`.
     #[arg(long, value_name = "CKPT", conflicts_with = "self_contained")]
     since: Option<PathBuf>,
-    /// Stores vectors in fewer bits, and prints what that does to the metrics on the rows of --data, or the job's test rows.
+    /// Stores vectors in fewer bits, and prints what that does to the metrics on the rows given, or on the job's test rows.
     #[arg(long, value_name = "DTYPE")]
     quantize: Option<Quantize>,
     /// Where the files of the model go.

@@ -82,7 +82,7 @@ fn messages_name_file_line_key_and_remedy() {
                 "unknown key `feature`",
                 "line 2, key feature)",
                 "did you mean `features`?",
-                "checkpoint, run_dir, threads",
+                "checkpoint, federated, run_dir, threads",
             ],
         ),
         (

@@ -156,9 +156,20 @@ impl Described<'_> {
                 Pool::Mean => Pooling::Mean,
             };
             let feature = bag.name.clone();
-            pooled.push(Pooled { feature, start: field.start, width: field.width, pooling });
+            let with = self.other_side(pooled.len());
+            pooled.push(Pooled { feature, start: field.start, width: field.width, pooling, with });
         }
         Ok(pooled)
+    }
+
+    /// The feature that a field is paired with, by the field's number.
+    fn other_side(&self, field: usize) -> Option<String> {
+        let other = self.spec.pairs.iter().find_map(|pair| match field {
+            left if left == pair.left => Some(pair.right),
+            right if right == pair.right => Some(pair.left),
+            _ => None,
+        });
+        Some(self.spec.fields.get(other?)?.name.clone())
     }
 
     fn sequences(&self) -> Result<Vec<Sequence>> {

@@ -146,6 +146,9 @@ pub struct Pooled {
     pub width: usize,
     /// How the rows of several ids become one.
     pub pooling: Pooling,
+    /// Of a side of a pair: the feature of the other side. A row without an id there has none here either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub with: Option<String>,
 }
 
 /// How rows are pooled.

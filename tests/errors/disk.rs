@@ -128,7 +128,7 @@ fn a_limit_on_the_size_of_files_is_an_error_like_a_full_disk() {
     assert!(fixture.train(&["--set", "train.max_steps=2"]).status.success());
     let limited = |blocks: usize, command: String| shell(&format!("ulimit -f {blocks}; exec \"$TANDEM\" {command}"));
 
-    let output = limited(8, format!("train {} --resume", fixture.arg("job.yaml")));
+    let output = limited(12, format!("train {} --resume", fixture.arg("job.yaml")));
     assert_refused(&output, 1, &["dense.safetensors", "File too large", "ulimit -f"]);
     assert_eq!(fixture.checkpoints(), ["step-00000002"]);
     fixture.assert_evaluates();

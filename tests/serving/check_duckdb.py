@@ -18,7 +18,7 @@ for table in json.loads((folder / "schema.json").read_text())["tables"]:
     assert kinds == {"id": "UBIGINT", "vector": "FLOAT[]"}, kinds
     rows, distinct, shortest, longest = duckdb.sql(
         f"SELECT count(*), count(DISTINCT id), min(len(vector)), max(len(vector)) FROM '{file}'"
-    ).fetchone()
+    ).fetchall()[0]
     assert rows == distinct == table["rows"] > 0, (table, rows, distinct)
     assert shortest == longest == table["dim"], (table, shortest, longest)
     norms = duckdb.sql(f"SELECT sqrt(list_sum(list_transform(vector, x -> x * x))) FROM '{file}' ORDER BY id").fetchall()

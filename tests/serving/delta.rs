@@ -63,7 +63,8 @@ fn a_base_and_its_deltas_are_the_whole() {
             );
         }
         let changed = rows(&trained.path(&delta));
-        assert!(changed["item"].len() < whole["item"].len() || from == 3, "a delta holds what changed");
+        // The last six steps are an epoch, in which every id is seen.
+        assert!(from == 6 || changed["user_city"].len() < whole["user_city"].len(), "a delta holds what changed");
         let gone = tandem::export::tables::read_tombstones(
             &Path::new(&trained.path(&delta)).join("tables/item.tombstones.parquet"),
         );

@@ -25,6 +25,22 @@ features:
   - {name: tags, kind: categorical, dim: 8}
 ";
 
+/// Two events of which the second needs the first.
+pub const BINARY: &str = "
+tasks:
+  - {name: click, label: click}
+  - {name: buy, label: buy}
+";
+
+/// A sequence that reaches the model unpooled.
+pub const BEHAVIOURS: &str = "
+features:
+  - {name: price, kind: numeric}
+  - {name: user, kind: categorical, dim: 8}
+  - {name: item, kind: categorical, dim: 8}
+  - {name: seen, kind: sequence, column: history, table: item, max_len: 4, pooling: none}
+";
+
 pub const PAIRS: &str = "
 tasks:
   - {name: like, kind: bpr, pair: [user, item], where: click, ranking: {at: []}}
@@ -36,6 +52,11 @@ tasks:
 fn job(kind: &str) -> (&'static str, &'static str, String) {
     match kind {
         "mf" => (PAIR_FEATURES, PAIRS, "{kind: mf}".to_string()),
+        // Chains of events, and what is made for them, are of binary tasks.
+        "aitm" | "esmm" | "mpt" => (log::FEATURES, BINARY, format!("{{kind: {kind}}}")),
+        "dtrn" => (BEHAVIOURS, log::TASKS, "{kind: dtrn, behaviours: [seen], target: item}".to_string()),
+        "llm4msr" => (log::FEATURES, log::TASKS, "{kind: llm4msr, backbone: {kind: mmoe}}".to_string()),
+        "pepnet" => (log::FEATURES, log::TASKS, "{kind: pepnet, domain: [city], personal: [user]}".to_string()),
         _ => (log::FEATURES, log::TASKS, format!("{{kind: {kind}}}")),
     }
 }

@@ -58,7 +58,9 @@ impl Vectors {
         let mut pooled = vec![0f32; rows * width];
         for part in &schema.pooled {
             let (table, ids) = of_feature(&part.feature)?;
-            for (row, ids) in ids.0.iter().enumerate() {
+            let other = part.with.as_deref().map(of_feature).transpose()?.map(|(_, ids)| ids);
+            let whole = |row: usize| other.is_none_or(|other| !other.0[row].is_empty());
+            for (row, ids) in ids.0.iter().enumerate().filter(|(row, _)| whole(*row)) {
                 let out = &mut pooled[row * width + part.start..][..part.width];
                 for vector in ids.iter().filter_map(|id| table.get(id)) {
                     out.iter_mut().zip(vector).for_each(|(sum, value)| *sum += value);

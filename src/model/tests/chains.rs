@@ -101,6 +101,10 @@ fn aitm_attends_over_what_is_handed_on_and_its_own() {
 #[test]
 fn the_calibrator_is_zero_where_probabilities_fall_along_the_chain() {
     let whole = Whole::new(AITM, spec(&CHAIN, &[]));
+    let at = |name: &str| whole.store.names().iter().position(|n| n == name).unwrap();
+    // A purchase that is sure, so that the last step rises and the one before does not have to.
+    whole.store.load(at("towers.buy.logits.bias"), &[20.0]).unwrap();
+    whole.store.load(at("towers.click.logits.bias"), &[20.0]).unwrap();
     let (_, output) = whole.run(&context(true, ROWS));
     assert_eq!(output.terms.iter().map(|term| (term.task, term.weight)).collect::<Vec<_>>(), [(1, 0.6), (2, 0.6)]);
     let mut falls = 0;
@@ -117,7 +121,6 @@ fn the_calibrator_is_zero_where_probabilities_fall_along_the_chain() {
     assert!(falls > 0 && falls < 2 * ROWS, "{falls} of {}: both sides of the hinge are seen", 2 * ROWS);
 
     // A bias that makes every purchase unlikely, and then the whole chain is monotone.
-    let at = |name: &str| whole.store.names().iter().position(|n| n == name).unwrap();
     whole.store.load(at("towers.click.logits.bias"), &[20.0]).unwrap();
     whole.store.load(at("towers.buy.logits.bias"), &[-20.0]).unwrap();
     let (_, output) = whole.run(&context(true, ROWS));
