@@ -338,7 +338,9 @@ fn every_command_explains_itself() {
         }
         // Every option says what it is for.
         let options = help.split("Example").next().unwrap_or_default();
-        for line in options.lines().filter(|line| line.trim_start().starts_with('-')) {
+        // A line `- value: …` explains one value of an option.
+        let is_option = |line: &&str| line.trim_start().starts_with('-') && !line.trim_start().starts_with("- ");
+        for line in options.lines().filter(is_option) {
             let explained = line.trim_start().contains("  ") || options.contains(&format!("{line}\n          "));
             assert!(explained, "{command}: {line}");
         }

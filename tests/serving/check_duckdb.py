@@ -21,7 +21,7 @@ for table in json.loads((folder / "schema.json").read_text())["tables"]:
     ).fetchall()[0]
     assert rows == distinct == table["rows"] > 0, (table, rows, distinct)
     assert shortest == longest == table["dim"], (table, shortest, longest)
-    norms = duckdb.sql(f"SELECT sqrt(list_sum(list_transform(vector, x -> x * x))) FROM '{file}' ORDER BY id").fetchall()
+    norms = duckdb.sql(f"SELECT sqrt(list_inner_product(vector, vector)) FROM '{file}' ORDER BY id").fetchall()
     rows = pq.read_table(file).sort_by("id")
     expected = np.linalg.norm(np.array(rows["vector"].to_pylist()), axis=1)
     assert np.allclose([norm for (norm,) in norms], expected, atol=1e-5), table

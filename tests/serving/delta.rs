@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tandem::export::tables::read_rows;
 
 /// Tables that drop rows, so that there are tombstones.
-const EVICTION: [&str; 2] = ["--set", "tables={item: {eviction: {max_rows: 30, policy: lru}}}"];
+const EVICTION: [&str; 2] = ["--set", "tables={user_city: {eviction: {max_rows: 168, policy: lru}}}"];
 
 type Rows = BTreeMap<u64, Vec<u32>>;
 
@@ -66,7 +66,7 @@ fn a_base_and_its_deltas_are_the_whole() {
         // The last six steps are an epoch, in which every id is seen.
         assert!(from == 6 || changed["user_city"].len() < whole["user_city"].len(), "a delta holds what changed");
         let gone = tandem::export::tables::read_tombstones(
-            &Path::new(&trained.path(&delta)).join("tables/item.tombstones.parquet"),
+            &Path::new(&trained.path(&delta)).join("tables/user_city.tombstones.parquet"),
         );
         tombstones += gone.unwrap().len();
     }
