@@ -205,7 +205,7 @@ impl Manifest {
                 .fix("name a folder that `tandem export` wrote")
         })?;
         let sealed = text.strip_prefix(HEAD).and_then(|text| text.split_at_checked(16));
-        if !sealed.is_some_and(|(digits, rest)| checksum(rest.as_bytes()) == digits) {
+        if sealed.is_none_or(|(digits, rest)| checksum(rest.as_bytes()) != digits) {
             return Err(damaged(dir, MANIFEST, "was changed after it was written: its checksum is wrong"));
         }
         let manifest: Self =

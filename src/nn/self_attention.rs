@@ -31,7 +31,7 @@ impl SelfAttention {
     /// # Errors
     /// A width that the heads do not divide.
     pub fn new(mut builder: Builder, width: usize, heads: usize) -> Result<Self> {
-        if heads == 0 || width % heads != 0 {
+        if heads == 0 || !width.is_multiple_of(heads) {
             return Err(Error::job(format!("{heads} attention heads cannot share {width} columns"))
                 .fix("the number of heads must divide the embedding's `dim`"));
         }

@@ -37,6 +37,9 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
+/// The rows of every table by its name.
+type RowsByTable = BTreeMap<String, self_contained::Rows>;
+
 /// Where the files of the model go.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Layout {
@@ -175,7 +178,7 @@ impl Exporter {
         options: &Options,
         trainable: &mut Trainable,
         batch: &Batch,
-    ) -> Result<(Vec<Table>, Option<BTreeMap<String, self_contained::Rows>>)> {
+    ) -> Result<(Vec<Table>, Option<RowsByTable>)> {
         let mut formats = [options.formats.as_slice(), &[Format::Parquet]].concat();
         formats.sort_unstable();
         formats.dedup();

@@ -79,7 +79,8 @@ class Bundle:
         inputs = {"pooled": np.zeros((n, sum(p["width"] for p in s["pooled"])), np.float32)}
         for part in s["pooled"]:
             for r, found in enumerate(vectors[part["feature"]]):
-                if found:
+                # A side of a pair counts only where the other side has an id.
+                if found and (not part.get("with") or ids[part["with"]][r]):
                     v = np.sum(found, axis=0) / (len(found) if part["pooling"] == "mean" else 1)
                     inputs["pooled"][r, part["start"]:part["start"] + part["width"]] = v
         for q in s["sequences"]:

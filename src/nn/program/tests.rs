@@ -74,7 +74,7 @@ fn products_and_generated_layers_describe_themselves() {
         check_description(&inputs, &store, |t, at| {
             generated_linear(&t[0], &t[1], &t[2], &Groups::Rows, activation, at)
         });
-        check_description_by_scenario(&[x.clone()], &[2, 0, 5, 1, 1, 2], &store, |t, scenarios, at| {
+        check_description_by_scenario(std::slice::from_ref(&x), &[2, 0, 5, 1, 1, 2], &store, |t, scenarios, at| {
             generated_linear(&t[0], &weight, &bias, &Groups::Scenarios(scenarios.clone()), activation, at)
         });
     }
@@ -84,7 +84,7 @@ fn products_and_generated_layers_describe_themselves() {
 fn rows_by_scenario_describe_themselves() {
     let (store, scenarios) = (ParamStore::new(1), [2, 0, 1, 1, 0, 2]);
     let (x, table) = (random(&[6, 4], 1), random(&[3, 4], 2));
-    check_description_by_scenario(&[x.clone()], &scenarios, &store, |t, scenarios, at| {
+    check_description_by_scenario(std::slice::from_ref(&x), &scenarios, &store, |t, scenarios, at| {
         add(&at.graph, &t[0], &by_scenario(&table, scenarios, at)?)
     });
     let zeros = Tensor::zeros((2, 4), DType::F32, &Device::Cpu).unwrap();
