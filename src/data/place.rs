@@ -8,7 +8,7 @@ use arrow::error::ArrowError;
 pub struct Place<'a> {
     /// File, for messages.
     pub file: &'a str,
-    /// Index into `Plan::row_groups`, for [`Origin`].
+    /// Index into `Plan::row_groups`, for [`Origin`](super::batch::Origin).
     pub row_group: u32,
     /// Number of the row group inside its file, for messages.
     pub number: u32,

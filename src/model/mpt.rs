@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A row's environment is the task that the model fits best on it ([`super::RowClasses`]). A task of `new_tasks` has no
-//! expert: [`new_task`] attends over those of the others, which a job freezes.
+//! expert: `new_task` attends over those of the others, which a job freezes.
 
 mod new_task;
 
