@@ -113,7 +113,7 @@ fn ranks_that_die_or_stand_still_cost_no_more_than_time_mpi() {
         let run_dir = place.path(&format!("run-{seed}"));
         loop {
             seed += 1;
-            let name = if hash(seed, &[3]) % 3 == 0 { "STOP" } else { "KILL" };
+            let name = if hash(seed, &[3]).is_multiple_of(3) { "STOP" } else { "KILL" };
             let mut child = start(&job, &run_dir).expect("mpirun was there before");
             let hit = disturbed < disturbances() && disturb(&mut child, &run_dir, name, seed);
             let done = child.wait_with_output().expect("a child");
