@@ -10,7 +10,7 @@
 //! | 3 | [`embedding`], [`model`] |
 //! | 2 | [`balance`], [`metric`], [`optim`], [`data`] |
 //! | 1 | [`comm`], [`nn`], [`observe`], [`config`] |
-//! | 0 | [`error`], [`guard`], [`random`] |
+//! | 0 | [`error`], [`guard`], [`pulse`], [`random`] |
 //!
 //! `docs/architecture.md` follows a row of data through them.
 
@@ -32,6 +32,7 @@ pub mod model;
 pub mod nn;
 pub mod observe;
 pub mod optim;
+pub mod pulse;
 pub mod random;
 pub mod train;
 

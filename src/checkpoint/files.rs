@@ -1,6 +1,7 @@
 //! Files of a checkpoint: safetensors written with a checksum and synced, and read back against it.
 
 use crate::error::{Error, Result};
+use crate::pulse;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -94,7 +95,9 @@ pub fn write_tensors(dir: &Path, name: &str, tensors: &[Named]) -> Result<FileEn
         .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>()
         .and_then(|views| safetensors::serialize(views, None))
         .map_err(|e| Error::internal(format!("checkpoint file {name} cannot be laid out: {e}")))?;
-    write_synced(&dir.join(name), &views)?;
+    let path = dir.join(name);
+    let _touch = pulse::touch(&path.to_string_lossy(), None);
+    write_synced(&path, &views)?;
     Ok(FileEntry {
         name: name.to_string(),
         bytes: views.len() as u64,
@@ -114,6 +117,7 @@ impl TensorFile {
     /// Reads `dir/entry.name` and compares its length and checksum with the manifest's.
     pub fn read(dir: &Path, entry: &FileEntry) -> Result<Self> {
         let path = dir.join(&entry.name);
+        let _touch = pulse::touch(&path.to_string_lossy(), None);
         let damaged = |what: String| {
             Error::checkpoint(what).at("file", path.display()).fix(format!(
                 "the file was changed after it was saved: restore it, or move {} away to go on from the checkpoint \

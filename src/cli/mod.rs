@@ -40,8 +40,8 @@ pub struct Args {
     quiet: bool,
 }
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 done, 1 failed, 2 bad usage or job, 75 stopped by a signal after saving (resume me).";
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 bad usage or job, 75 stopped by a signal after saving (resume me), \
+     76 nothing moved any more (resume me).";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -63,6 +63,9 @@ enum Command {
 
 /// Exit code of a run that was stopped by a signal and saved: start it again with `--resume`.
 pub const EXIT_STOPPED: i32 = 75;
+
+/// Exit code of a run that its watchdog ended because nothing moved on any rank.
+pub const EXIT_STUCK: i32 = 76;
 
 /// What stands below the options in a command's `--help`.
 fn help(examples: &str) -> String {

@@ -19,7 +19,7 @@ pub use start::{Freeze, InitFrom, InitOptimizer};
 pub use table::{Admission, Eviction, EvictionPolicy, Table};
 
 use super::units::auto_or_number;
-use super::{Bytes, Component, Every};
+use super::{Bytes, Component, Every, TimeLimit};
 use crate::comm::WireFormat;
 use crate::nn::{Kernels, Precision};
 use serde::{Deserialize, Serialize};
@@ -218,6 +218,9 @@ pub struct Train {
     /// When the tasks' gradients are compared for the log, with a balancing method that compares none.
     #[serde(default)]
     pub log_conflict: LogConflict,
+    /// How long nothing may move on any rank before the run is ended, with the ranks that are late.
+    #[serde(default = "defaults::watchdog")]
+    pub watchdog: TimeLimit,
 }
 
 impl Default for Train {
@@ -229,6 +232,7 @@ impl Default for Train {
             eval: Eval::default(),
             log_every: defaults::log_every(),
             log_conflict: LogConflict::default(),
+            watchdog: defaults::watchdog(),
         }
     }
 }
@@ -302,6 +306,9 @@ mod defaults {
     }
     pub fn log_every() -> u64 {
         50
+    }
+    pub fn watchdog() -> super::TimeLimit {
+        super::TimeLimit(Some(std::time::Duration::from_secs(600)))
     }
     pub fn one_epoch() -> Every {
         Every::Epochs(1.0)

@@ -27,4 +27,4 @@ pub use job::Job;
 pub use load::{Loaded, Source, from_text, load};
 pub use resolve::to_yaml;
 pub use suggest::{nearest, suggest};
-pub use units::{Bytes, Every};
+pub use units::{Bytes, Every, TimeLimit};

@@ -9,6 +9,7 @@ use super::sharing::{Group, SharedGroups};
 use super::store::{BlobReader, Store};
 use crate::error::{Error, Result};
 use crate::guard;
+use crate::pulse;
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{Field, Schema as ArrowSchema};
 use parquet::arrow::ProjectionMask;
@@ -267,6 +268,7 @@ fn untrusted<T, E: std::fmt::Display>(
 
 /// The next rows of a row group that has more.
 fn next_batch(reader: &mut ParquetRecordBatchReader, file: &str, row_group: u32) -> Result<RecordBatch> {
+    let _touch = pulse::touch(file, Some(row_group));
     let batch = untrusted(|| reader.next().transpose()).map_err(|what| damaged(file, row_group, &what))?;
     batch.ok_or_else(|| changed(file, row_group))
 }

@@ -6,6 +6,7 @@ pub mod progress;
 pub mod stages;
 mod terminal;
 pub mod threads;
+pub mod watchdog;
 
 pub use events::{Event, Events};
 pub use progress::Progress;

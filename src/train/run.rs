@@ -25,6 +25,7 @@ use crate::metric::Report;
 use crate::nn::Kernels;
 use crate::observe::{Stage, Stages};
 use crate::optim::Schedule;
+use crate::pulse;
 pub use local::Local;
 use meter::Meter;
 pub use prepare::Begin;
@@ -273,6 +274,7 @@ impl Run {
     /// Moves the cursor over one step.
     fn advance(&mut self) {
         self.step += 1;
+        pulse::step(self.step);
         self.cursor.taken += self.layout.rows_per_lane as u64;
         if self.layout.steps_after(self.cursor.taken) == 0 {
             self.cursor = Cursor { epoch: self.cursor.epoch + 1, taken: 0 };
