@@ -29,6 +29,13 @@ pub struct Progress {
     /// Evaluations since then.
     pub stale: usize,
 }
+    /// Steps that were left out because their numbers were not finite.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skipped: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 
 /// One dense parameter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

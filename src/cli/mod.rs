@@ -12,6 +12,7 @@ mod inspect;
 mod knowledge;
 mod predict;
 mod synth;
+mod replay;
 mod train;
 #[cfg(feature = "serving")]
 mod verify;
@@ -57,6 +58,7 @@ enum Command {
     Inspect(inspect::Args),
     Synth(synth::Args),
     Balance(balance::Args),
+    Replay(replay::Args),
     #[cfg(feature = "encoder")]
     Knowledge(knowledge::Args),
 }
@@ -101,6 +103,7 @@ fn run(args: Args) -> i32 {
         Command::Synth(args) => on_rank_0(|| synth::run(args).map(|()| 0)),
         Command::Balance(args) => on_rank_0(|| balance::run(args).map(|()| 0)),
         #[cfg(feature = "encoder")]
+        Command::Replay(args) => on_rank_0(|| replay::run(&args)),
         Command::Knowledge(args) => knowledge::run(args, voice),
     }
 }

@@ -218,6 +218,9 @@ pub struct Train {
     /// When the tasks' gradients are compared for the log, with a balancing method that compares none.
     #[serde(default)]
     pub log_conflict: LogConflict,
+    /// What becomes of a step whose losses or gradients are not finite.
+    #[serde(default)]
+    pub non_finite: NonFinite,
 }
 
 impl Default for Train {
@@ -229,8 +232,20 @@ impl Default for Train {
             eval: Eval::default(),
             log_every: defaults::log_every(),
             log_conflict: LogConflict::default(),
+            non_finite: NonFinite::default(),
         }
     }
+}
+
+/// What becomes of a step whose losses or gradients are not finite. Either way it changes no parameter.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NonFinite {
+    /// The run ends, with the row that did it.
+    #[default]
+    Stop,
+    /// The step is left out and counted.
+    Skip,
 }
 
 /// When a step compares the tasks' gradients though its balancing method does not.

@@ -15,6 +15,7 @@ mod layout;
 mod leaves;
 mod loss_parts;
 mod losses;
+pub mod non_finite;
 mod persist;
 pub mod predict;
 mod pretrained;
