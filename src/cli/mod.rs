@@ -3,6 +3,7 @@
 #[cfg(feature = "serving")]
 mod apply;
 mod balance;
+mod doctor;
 mod eval;
 #[cfg(feature = "serving")]
 mod export;
@@ -47,6 +48,7 @@ const EXIT_CODES: &str =
 #[derive(Debug, Subcommand)]
 enum Command {
     Train(train::Args),
+    Doctor(doctor::Args),
     Eval(eval::Args),
     Predict(predict::Args),
     #[cfg(feature = "serving")]
@@ -91,6 +93,7 @@ fn run(args: Args) -> i32 {
     let voice = Voice { verbose: args.verbose, quiet: args.quiet };
     match args.command {
         Command::Train(args) => train::run(args, voice),
+        Command::Doctor(args) => doctor::run(&args, voice),
         Command::Eval(args) => eval::run(args, voice),
         Command::Predict(args) => predict::run(args, voice),
         #[cfg(feature = "serving")]

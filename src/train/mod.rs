@@ -23,6 +23,7 @@ mod ranking;
 mod row_classes;
 pub mod run;
 mod setup;
+pub mod sizes;
 pub mod step;
 pub mod trained;
 mod weigh;
