@@ -12,8 +12,8 @@ mod inspect;
 #[cfg(feature = "encoder")]
 mod knowledge;
 mod predict;
-mod synth;
 mod replay;
+mod synth;
 mod train;
 #[cfg(feature = "serving")]
 mod verify;
@@ -58,9 +58,9 @@ enum Command {
     #[cfg(feature = "serving")]
     Apply(apply::Args),
     Inspect(inspect::Args),
+    Replay(replay::Args),
     Synth(synth::Args),
     Balance(balance::Args),
-    Replay(replay::Args),
     #[cfg(feature = "encoder")]
     Knowledge(knowledge::Args),
 }
@@ -103,10 +103,10 @@ fn run(args: Args) -> i32 {
         #[cfg(feature = "serving")]
         Command::Apply(args) => on_rank_0(|| apply::run(args).map(|()| 0)),
         Command::Inspect(args) => on_rank_0(|| inspect::run(args).map(|()| 0)),
+        Command::Replay(args) => on_rank_0(|| replay::run(&args)),
         Command::Synth(args) => on_rank_0(|| synth::run(args).map(|()| 0)),
         Command::Balance(args) => on_rank_0(|| balance::run(args).map(|()| 0)),
         #[cfg(feature = "encoder")]
-        Command::Replay(args) => on_rank_0(|| replay::run(&args)),
         Command::Knowledge(args) => knowledge::run(args, voice),
     }
 }
