@@ -4,10 +4,10 @@ SHELL := bash
 # Rust that was installed a minute ago is not yet on the shell's path.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-SCRIPTS := .ci/install .ci/run jobs/demo.sh slurm/array.sbatch slurm/daily.sbatch slurm/ranks.sh slurm/train.sbatch \
-	tests/mpich.sh tests/slurm/run.sh
+SCRIPTS := .ci/deny .ci/install .ci/run jobs/demo.sh slurm/array.sbatch slurm/daily.sbatch slurm/ranks.sh \
+	slurm/train.sbatch tests/mpich.sh tests/slurm/run.sh
 
-.PHONY: help demo test test-slurm test-hangs test-mpich build lint doc bench growth decode peer results balancing install
+.PHONY: help demo test test-slurm test-hangs test-mpich build lint doc deny bench growth decode peer results balancing install
 
 help:
 	@echo 'make demo    build, write a synthetic log, train on it with 2 MPI ranks, compare with the best possible'
@@ -18,6 +18,7 @@ help:
 	@echo 'make build   build target/release/tandem'
 	@echo 'make lint    check format, warnings and shell scripts'
 	@echo 'make doc     build the documentation of the code'
+	@echo 'make deny    check advisories and licences of the dependencies (skipped where cargo-deny is missing)'
 	@echo 'make bench   run the benchmarks'
 	@echo 'make growth  time steps against table rows, tasks, ranks and sequence length, and draw docs/growth-*.svg'
 	@echo 'make decode  time the reading of Parquet against pyarrow (installs it under runs/decode)'
@@ -65,6 +66,9 @@ lint:
 
 doc: install
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps
+
+deny:
+	@.ci/deny
 
 results: build
 	benches/results.py --seeds 5 jobs/census_mmoe.yaml jobs/ml1m_mmoe.yaml jobs/taobao_mmoe.yaml

@@ -5,7 +5,7 @@
 //! | floor | modules |
 //! |---|---|
 //! | 6 | [`cli`] |
-//! | 5 | [`train`], [`federated`] |
+//! | 5 | [`train`], [`federated`], [`doctor`] |
 //! | 4 | [`checkpoint`], [`knowledge`] |
 //! | 3 | [`embedding`], [`model`] |
 //! | 2 | [`balance`], [`metric`], [`optim`], [`data`] |
@@ -20,6 +20,7 @@ pub mod cli;
 pub mod comm;
 pub mod config;
 pub mod data;
+pub mod doctor;
 pub mod embedding;
 pub mod error;
 #[cfg(feature = "serving")]

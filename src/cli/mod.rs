@@ -3,6 +3,7 @@
 #[cfg(feature = "serving")]
 mod apply;
 mod balance;
+mod doctor;
 mod eval;
 #[cfg(feature = "serving")]
 mod export;
@@ -11,6 +12,7 @@ mod inspect;
 #[cfg(feature = "encoder")]
 mod knowledge;
 mod predict;
+mod replay;
 mod synth;
 mod train;
 #[cfg(feature = "serving")]
@@ -46,6 +48,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 bad usage or job, 75 s
 #[derive(Debug, Subcommand)]
 enum Command {
     Train(train::Args),
+    Doctor(doctor::Args),
     Eval(eval::Args),
     Predict(predict::Args),
     #[cfg(feature = "serving")]
@@ -55,6 +58,7 @@ enum Command {
     #[cfg(feature = "serving")]
     Apply(apply::Args),
     Inspect(inspect::Args),
+    Replay(replay::Args),
     Synth(synth::Args),
     Balance(balance::Args),
     #[cfg(feature = "encoder")]
@@ -92,6 +96,7 @@ fn run(args: Args) -> i32 {
     let voice = Voice { verbose: args.verbose, quiet: args.quiet };
     match args.command {
         Command::Train(args) => train::run(args, voice),
+        Command::Doctor(args) => doctor::run(&args, voice),
         Command::Eval(args) => eval::run(args, voice),
         Command::Predict(args) => predict::run(args, voice),
         #[cfg(feature = "serving")]
@@ -101,6 +106,7 @@ fn run(args: Args) -> i32 {
         #[cfg(feature = "serving")]
         Command::Apply(args) => on_rank_0(|| apply::run(args).map(|()| 0)),
         Command::Inspect(args) => on_rank_0(|| inspect::run(args).map(|()| 0)),
+        Command::Replay(args) => on_rank_0(|| replay::run(&args)),
         Command::Synth(args) => on_rank_0(|| synth::run(args).map(|()| 0)),
         Command::Balance(args) => on_rank_0(|| balance::run(args).map(|()| 0)),
         #[cfg(feature = "encoder")]

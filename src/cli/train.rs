@@ -233,6 +233,11 @@ impl Observer for Watcher {
                 self.progress.message(&format!("{} after step {}\n{}", e.split, e.step, table.trim_end()));
                 self.progress.restart_clock();
             }
+            Notice::Skipped(skipped) => {
+                let replay = skipped.path.as_ref().map(|path| format!("\n  replay it: tandem replay {path}"));
+                let (step, what) = (skipped.step, skipped.finding.error().summary());
+                self.progress.message(&format!("left out step {step}: {what}{}", replay.unwrap_or_default()));
+            }
             Notice::Checkpoint(saved) => {
                 let best = if saved.best { ", the best so far" } else { "" };
                 self.progress.message(&format!("saved {}{best}", saved.path));
@@ -244,7 +249,11 @@ impl Observer for Watcher {
                     "signal" => "stopped by a signal after saving; go on with --resume",
                     _ => "done",
                 };
-                self.progress.message(&format!("{why} after step {} and {:.1} s", end.step, end.seconds));
+                let skipped = match end.skipped {
+                    0 => String::new(),
+                    steps => format!("; {steps} steps were left out, since their numbers were not finite"),
+                };
+                self.progress.message(&format!("{why} after step {} and {:.1} s{skipped}", end.step, end.seconds));
                 if let Some(conflict) = &end.conflict {
                     self.progress.message(&format!("\n{conflict}\n"));
                 }

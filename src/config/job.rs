@@ -221,6 +221,9 @@ pub struct Train {
     /// How long nothing may move on any rank before the run is ended, with the ranks that are late.
     #[serde(default = "defaults::watchdog")]
     pub watchdog: TimeLimit,
+    /// What becomes of a step whose losses or gradients are not finite.
+    #[serde(default)]
+    pub non_finite: NonFinite,
 }
 
 impl Default for Train {
@@ -233,8 +236,20 @@ impl Default for Train {
             log_every: defaults::log_every(),
             log_conflict: LogConflict::default(),
             watchdog: defaults::watchdog(),
+            non_finite: NonFinite::default(),
         }
     }
+}
+
+/// What becomes of a step whose losses or gradients are not finite. Either way it changes no parameter.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NonFinite {
+    /// The run ends, with the row that did it.
+    #[default]
+    Stop,
+    /// The step is left out and counted.
+    Skip,
 }
 
 /// When a step compares the tasks' gradients though its balancing method does not.

@@ -276,7 +276,9 @@ fn next_batch(reader: &mut ParquetRecordBatchReader, file: &str, row_group: u32)
 /// About what the columns of a row group take once they are decoded: 8 bytes a value.
 fn decoded_bytes(metadata: &ArrowReaderMetadata, row_group: u32, mask: &ProjectionMask) -> usize {
     let columns = metadata.metadata().row_group(row_group as usize).columns().iter().enumerate();
-    columns.filter(|(index, _)| mask.leaf_included(*index)).map(|(_, column)| 8 * column.num_values() as usize).sum()
+    let values = columns.filter(|(index, _)| mask.leaf_included(*index)).map(|(_, column)| column.num_values());
+    // A damaged footer says any number.
+    values.fold(0usize, |bytes, n| bytes.saturating_add(usize::try_from(n).unwrap_or(usize::MAX).saturating_mul(8)))
 }
 
 fn damaged(file: &str, row_group: u32, source: &str) -> Error {
