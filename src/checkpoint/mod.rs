@@ -19,6 +19,7 @@ mod inside;
 mod load;
 mod manifest;
 mod matches;
+mod mirror;
 mod save;
 #[cfg(test)]
 mod tests;
@@ -29,4 +30,5 @@ pub use inside::inside;
 pub use load::{load_dense, load_known_dense, load_known_tables, load_row_classes, load_tables, read_tables};
 pub use manifest::{FORMAT, MANIFEST, Manifest, ParameterEntry, Progress, TableEntry};
 pub use matches::Matches;
+pub use mirror::{localised, pull, push, scratch};
 pub use save::{DenseState, Snapshot, save};

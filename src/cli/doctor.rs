@@ -3,7 +3,7 @@
 use super::Voice;
 use crate::comm::{collectives, launch};
 use crate::config;
-use crate::data::store::Local;
+use crate::data::everywhere::Everywhere;
 use crate::doctor::{Finding, Options, Report, Severity, examine};
 use crate::error::{Error, Result};
 use crate::observe::{Terminal, log};
@@ -62,7 +62,8 @@ fn doctor(args: &Args, started: usize, voice: Voice) -> Result<i32> {
         run_dir: args.run_dir.clone().unwrap_or_else(|| PathBuf::from(loaded.job.run_dir())),
     };
     let source = loaded.source;
-    let report = examine(loaded.job, Arc::new(Local), &options).map_err(|error| source.locate(error))?;
+    let report =
+        examine(loaded.job, Arc::new(Everywhere::default()), &options).map_err(|error| source.locate(error))?;
     super::print(&if args.json { json(&report)? } else { table(&report, voice) })?;
     let bad = if args.strict { Severity::Warning } else { Severity::Error };
     Ok(i32::from(report.worst() >= bad))

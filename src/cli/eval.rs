@@ -3,9 +3,10 @@
 use super::Voice;
 use crate::comm::{Comm, launch};
 use crate::config::job::Paths;
+use crate::data::everywhere::Everywhere;
 use crate::data::relations::Relations;
 use crate::data::schema::Purpose;
-use crate::data::store::{Local, Store};
+use crate::data::store::Store;
 use crate::error::{Error, Result};
 use crate::metric::{self, Report};
 use crate::observe::{Stages, Terminal, log, threads};
@@ -59,8 +60,8 @@ struct Evaluated<'a> {
 }
 
 fn eval(comm: &Comm, args: &Args) -> Result<i32> {
-    let mut trained = Trained::load(comm, &args.checkpoint)?;
-    let store: Arc<dyn Store> = Arc::new(Local);
+    let mut trained = Trained::load(comm, &super::here(comm.as_ref(), &args.checkpoint)?)?;
+    let store: Arc<dyn Store> = Arc::new(Everywhere::default());
     let relations = relations(comm, &trained, &store, &args.train)?;
     // Paths on the command line are the user's own: the job's `data.root` is not theirs.
     trained.job.data.root = None;

@@ -1,9 +1,13 @@
 //! `tandem export`.
 
 use super::Voice;
+use crate::checkpoint;
 use crate::comm::launch;
-use crate::data::store::{Local, Store};
+use crate::data::everywhere::Everywhere;
+use crate::data::store::{Store, is_far};
+use crate::data::transfer::send_folder;
 use crate::error::{Error, Result};
+use crate::export::bundle::MANIFEST;
 use crate::export::schema::Dtype;
 use crate::export::tables::Format;
 use crate::export::verify::Report;
@@ -80,8 +84,15 @@ pub fn run(args: Args, voice: Voice) -> i32 {
                 .agreed());
         }
         threads::start(args.threads, comm.as_ref())?;
+        let store: Arc<dyn Store> = Arc::new(Everywhere::default());
+        // A bundle for a store is checked here before any of it goes there.
+        let far = args.out.to_str().filter(|out| is_far(out));
+        if let Some(to) = far {
+            check_free(store.as_ref(), to)?;
+        }
+        let out = if far.is_some() { checkpoint::scratch("export")? } else { args.out.clone() };
         let options = Options {
-            out: args.out.clone(),
+            out: out.clone(),
             formats: args.tables.clone(),
             data: args.data.clone(),
             layout: args.layout,
@@ -89,12 +100,26 @@ pub fn run(args: Args, voice: Voice) -> i32 {
             self_contained: args.self_contained,
             since: args.since.clone(),
         };
-        let store: Arc<dyn Store> = Arc::new(Local);
-        let exported = export(&store, &args.checkpoint, &options)
+        let checkpoint = super::here(comm.as_ref(), &args.checkpoint)?;
+        let exported = export(&store, &checkpoint, &options)
             .map_err(|error| super::about_data(error, "golden rows must have every column that features read"))?;
+        if let Some(to) = far {
+            let sent = send_folder(store.as_ref(), &out, to, MANIFEST);
+            let _ = std::fs::remove_dir_all(&out);
+            sent?;
+        }
         said(&args, &exported)?;
         Ok(0)
     })
+}
+
+fn check_free(store: &dyn Store, to: &str) -> Result<()> {
+    match store.below(to)?.is_empty() {
+        true => Ok(()),
+        false => Err(Error::job("the folder for the bundle is not empty")
+            .at("path", to)
+            .fix("name another folder with --out, or remove this one")),
+    }
 }
 
 fn said(args: &Args, exported: &Exported) -> Result<()> {

@@ -4,7 +4,7 @@ use super::train::replace;
 use super::{EXIT_STOPPED, Voice};
 use crate::comm::{Comm, collectives};
 use crate::config::{self, Checked};
-use crate::data::store::Local;
+use crate::data::everywhere::Everywhere;
 use crate::error::Result;
 use crate::federated::events::{Notice, Observer, Start};
 use crate::federated::{Federation, Report};
@@ -24,7 +24,7 @@ pub fn train(
     (voice, terminal): (Voice, &Terminal),
     stop: &AtomicBool,
 ) -> Result<i32> {
-    let mut federation = Federation::prepare(comm.clone(), job, Arc::new(Local), run_dir, resume)?;
+    let mut federation = Federation::prepare(comm.clone(), job, Arc::new(Everywhere::default()), run_dir, resume)?;
     let start = federation.start_notice();
     let speaks = comm.rank() == 0 && !voice.quiet;
     if speaks {

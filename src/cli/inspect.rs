@@ -3,6 +3,7 @@
 mod neighbours;
 
 use crate::checkpoint::{self, Manifest};
+use crate::comm::solo::Solo;
 use crate::error::Result;
 use neighbours::{Nearness, Neighbour};
 use std::fmt::Write;
@@ -40,7 +41,7 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn inspect(args: &Args) -> Result<String> {
-    let path = checkpoint::resolve(&args.path)?;
+    let path = checkpoint::resolve(&super::here(&Solo, &args.path)?)?;
     let manifest = Manifest::read(&path)?;
     if args.job {
         return Ok(manifest.job);

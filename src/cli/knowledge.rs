@@ -3,7 +3,7 @@
 use super::Voice;
 use crate::comm::{Comm, collectives, launch};
 use crate::config;
-use crate::data::store::Local;
+use crate::data::everywhere::Everywhere;
 use crate::error::Result;
 use crate::knowledge::encoder::{Encoder, Options, Pooling};
 use crate::knowledge::{self, Encode, Request, Template};
@@ -87,7 +87,7 @@ fn write(comm: &Comm, job: &config::Job, args: &Args, voice: Voice, terminal: &T
         }
     };
     let request = Request { job, template: &template, out: &args.out, passes: args.passes };
-    let summary = knowledge::write(comm.as_ref(), Arc::new(Local), request, &encoder, &mut progress)?;
+    let summary = knowledge::write(comm.as_ref(), Arc::new(Everywhere::default()), request, &encoder, &mut progress)?;
     if comm.rank() == 0 {
         let said = format!(
             "{}: {} scenarios and {} users of {} rows, vectors of {} numbers\n",

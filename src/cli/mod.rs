@@ -18,11 +18,13 @@ mod train;
 #[cfg(feature = "serving")]
 mod verify;
 
-use crate::comm::{collectives, launch};
+use crate::checkpoint;
+use crate::comm::{Communicator, collectives, launch};
+use crate::data::everywhere::Everywhere;
 use crate::error::{Error, Result};
 use clap::{Parser, Subcommand};
 use std::io::{ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -130,6 +132,11 @@ fn count(text: &str) -> std::result::Result<usize, String> {
         Ok(count) if count > 0 => Ok(count),
         _ => Err("expected a whole number, 1 or more".to_string()),
     }
+}
+
+/// A path on this machine for a checkpoint or bundle that may be in an object store. Each rank has its own, of its machine.
+fn here(comm: &dyn Communicator, path: &Path) -> Result<PathBuf> {
+    collectives::agree(comm, checkpoint::localised(&Everywhere::default(), path))
 }
 
 /// Prints a result. A reader that has gone (`| head`) is no failure; a full disk is one.

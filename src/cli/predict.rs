@@ -2,7 +2,7 @@
 
 use super::Voice;
 use crate::comm::launch;
-use crate::data::store::Local;
+use crate::data::everywhere::Everywhere;
 use crate::observe::{Terminal, log, threads};
 use crate::train::predict::{Options, predict};
 use crate::train::trained::Trained;
@@ -53,7 +53,7 @@ pub fn run(args: Args, voice: Voice) -> i32 {
         let terminal = Terminal::stderr();
         log::init(&terminal, comm.rank(), comm.size(), voice.verbosity())?;
         threads::start(args.threads, comm.as_ref())?;
-        let mut trained = Trained::load(&comm, &args.checkpoint)?;
+        let mut trained = Trained::load(&comm, &super::here(comm.as_ref(), &args.checkpoint)?)?;
         trained.job.data.root = None;
         let options = Options {
             data: args.data.clone(),
@@ -64,7 +64,7 @@ pub fn run(args: Args, voice: Voice) -> i32 {
         };
         const MISSING: &str =
             "the rows must have every column that the model was trained on; `--missing null` reads nulls";
-        let predicted = predict(&comm, &mut trained, Arc::new(Local), &options);
+        let predicted = predict(&comm, &mut trained, Arc::new(Everywhere::default()), &options);
         let predicted = predicted.map_err(|error| super::about_data(error, MISSING))?;
         if comm.rank() == 0 && !voice.quiet {
             let kept = match predicted.rows - predicted.scored {

@@ -3,7 +3,7 @@
 use super::{EXIT_STOPPED, EXIT_STUCK, Voice};
 use crate::comm::{Comm, collectives, launch, same};
 use crate::config::{self, Loaded};
-use crate::data::store::Local;
+use crate::data::everywhere::Everywhere;
 use crate::error::{Error, Result};
 use crate::metric;
 use crate::observe::watchdog::{self, Watchdog};
@@ -73,7 +73,7 @@ fn train(
         let how = (args.resume, args.dry_run);
         return super::federated::train(comm, loaded.job, &run_dir, how, (voice, terminal), stop);
     }
-    let mut run = Run::prepare(comm.clone(), loaded.job, Arc::new(Local), &run_dir, args.resume)?;
+    let mut run = Run::prepare(comm.clone(), loaded.job, Arc::new(Everywhere::default()), &run_dir, args.resume)?;
     let start = run.start_notice(threads);
     let speaks = comm.rank() == 0 && !voice.quiet;
     if speaks {

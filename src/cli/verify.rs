@@ -1,6 +1,7 @@
 //! `tandem verify`.
 
 use super::export::{json, table};
+use crate::comm::solo::Solo;
 use crate::error::Result;
 use crate::export::verify::{TOLERANCE, verify};
 use std::path::PathBuf;
@@ -19,7 +20,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
-    let report = verify(&args.bundle)?;
+    let report = verify(&super::here(&Solo, &args.bundle)?)?;
     super::print(&match args.json {
         true => {
             let mut value = json(&report);

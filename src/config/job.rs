@@ -275,6 +275,9 @@ pub struct Checkpoint {
     /// How many of the newest are kept, besides the best one.
     #[serde(default = "defaults::keep")]
     pub keep: usize,
+    /// Address of a folder in an object store that gets a copy of every checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_to: Option<String>,
     /// Logical shards of every table: a power of two, at least the number of ranks of any later run.
     #[serde(default = "defaults::buckets")]
     pub buckets: usize,
@@ -282,7 +285,7 @@ pub struct Checkpoint {
 
 impl Default for Checkpoint {
     fn default() -> Self {
-        Self { every: defaults::one_epoch(), keep: defaults::keep(), buckets: defaults::buckets() }
+        Self { every: defaults::one_epoch(), keep: defaults::keep(), copy_to: None, buckets: defaults::buckets() }
     }
 }
 

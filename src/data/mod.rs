@@ -9,6 +9,8 @@
 //! sharing    row groups that several lanes read    scan        files in order, all columns, for `predict`
 //! pairs      features → the sides of pairs      relations  what the log pairs, for negatives and ranking
 //! sample     some rows of a log, counted            partition  rows by scenario, into files
+//! everywhere a path → this machine or a store   remote      object stores and web servers
+//! windows    few large reads for many small ones transfer   folders to a store and back
 //! place      the address of rows, for messages       scenarios  values of the scenario column, numbered
 //! ```
 
@@ -16,6 +18,7 @@ pub mod accepts;
 pub mod batch;
 mod columns;
 pub mod decode;
+pub mod everywhere;
 pub mod lanes;
 pub mod loader;
 mod negatives;
@@ -25,6 +28,8 @@ pub mod place;
 pub mod plan;
 pub mod reader;
 pub mod relations;
+#[cfg(feature = "cloud")]
+pub mod remote;
 pub mod sample;
 pub mod scan;
 pub mod scenarios;
@@ -36,5 +41,7 @@ mod stream;
 pub mod synth;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod transfer;
+mod windows;
 
 pub use columns::{Lists, lists, string_id};

@@ -18,6 +18,7 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::file::metadata::PageIndexPolicy;
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -102,6 +103,8 @@ impl Files {
         let shared = self.shared.get(piece.row_group);
         let shared = shared.filter(|_| decoded_bytes(&metadata, group.index, &mask) <= SHARED_BYTES_LIMIT);
         let open = |part: Piece, batch_rows: usize| {
+            let chunks = || column_chunks(&metadata, group.index, &mask);
+            let reader = reader.with_windows(chunks).map_err(|e| unreachable_now(&file.path, group.index, &e))?;
             let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(reader, metadata)
                 .with_row_groups(vec![group.index as usize])
                 .with_projection(mask)
@@ -279,6 +282,20 @@ fn decoded_bytes(metadata: &ArrowReaderMetadata, row_group: u32, mask: &Projecti
     let values = columns.filter(|(index, _)| mask.leaf_included(*index)).map(|(_, column)| column.num_values());
     // A damaged footer says any number.
     values.fold(0usize, |bytes, n| bytes.saturating_add(usize::try_from(n).unwrap_or(usize::MAX).saturating_mul(8)))
+}
+
+/// Where the columns of a row group that are read lie in the file.
+fn column_chunks(metadata: &ArrowReaderMetadata, row_group: u32, mask: &ProjectionMask) -> Vec<Range<u64>> {
+    let columns = metadata.metadata().row_group(row_group as usize).columns().iter().enumerate();
+    let ranges = columns.filter(|(index, _)| mask.leaf_included(*index)).map(|(_, column)| column.byte_range());
+    ranges.map(|(start, length)| start..start.saturating_add(length)).collect()
+}
+
+fn unreachable_now(file: &str, row_group: u32, source: &std::io::Error) -> Error {
+    Error::data(format!("the row group cannot be fetched: {source}"))
+        .at("file", file)
+        .at("row group", row_group)
+        .fix("see that the store can be reached, and run it again (training goes on with --resume)")
 }
 
 fn damaged(file: &str, row_group: u32, source: &str) -> Error {

@@ -1,8 +1,9 @@
 //! Where files live: listed by pattern, read by range.
 //!
-//! [`Local`] is the file system. An object store implements [`Store`] and [`Blob`] and nothing else
-//! changes: all reading goes through [`BlobReader`].
+//! [`Local`] is the file system, [`super::remote::Remote`] object stores and web servers, and [`super::everywhere::Everywhere`] either,
+//! as a path says: all reading goes through [`BlobReader`].
 
+use super::windows::Windows;
 use crate::error::{Error, Result};
 use bytes::Bytes;
 use parquet::errors::ParquetError;
@@ -10,6 +11,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use std::collections::HashSet;
 use std::fs;
 use std::io::{BufReader, Read};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,6 +34,43 @@ pub trait Store: Send + Sync {
 
     /// Opens a file for reading by range.
     fn open(&self, path: &str) -> Result<Arc<dyn Blob>>;
+
+    /// All files below a folder, whatever their names, sorted by path; none if there is no such folder. As the two that follow
+    /// an error where rows are all that can be read.
+    fn below(&self, folder: &str) -> Result<Vec<FileInfo>> {
+        Err(rows_only(folder))
+    }
+
+    /// Writes a file: whole, in place of one that is there, or not at all.
+    fn put(&self, path: &str, _: Bytes) -> Result<()> {
+        Err(rows_only(path))
+    }
+
+    /// Removes a file.
+    fn remove(&self, path: &str) -> Result<()> {
+        Err(rows_only(path))
+    }
+}
+
+fn rows_only(path: &str) -> Error {
+    Error::internal("rows are all that can be read here").at("path", path)
+}
+
+/// Whether a path is an address: of something that is not on this machine.
+pub fn is_far(path: &str) -> bool {
+    ["s3://", "gs://", "az://", "http://", "https://"].iter().any(|scheme| path.starts_with(scheme))
+}
+
+/// All of a file.
+pub fn read_whole(store: &dyn Store, path: &str) -> Result<Bytes> {
+    let blob = store.open(path)?;
+    let failed = |what: String| Error::data(format!("reading failed: {what}")).at("file", path);
+    let length = usize::try_from(blob.size()).map_err(|e| failed(e.to_string()))?;
+    let bytes = blob.read_range(0, length).map_err(|e| failed(e.to_string()))?;
+    match bytes.len() == length {
+        true => Ok(bytes),
+        false => Err(failed(format!("{} bytes came instead of {length}", bytes.len()))),
+    }
 }
 
 /// An open file, read by range from any thread.
@@ -41,6 +80,16 @@ pub trait Blob: Send + Sync {
 
     /// `length` bytes from `start`; fewer only where the file ends.
     fn read_range(&self, start: u64, length: usize) -> std::io::Result<Bytes>;
+
+    /// Several ranges, of which the store may join those that lie near each other.
+    fn read_ranges(&self, ranges: &[Range<u64>]) -> std::io::Result<Vec<Bytes>> {
+        ranges.iter().map(|range| self.read_range(range.start, (range.end - range.start) as usize)).collect()
+    }
+
+    /// Whether a read takes so long to begin that few large ones are better than many small ones.
+    fn is_far(&self) -> bool {
+        false
+    }
 }
 
 /// Lists several patterns in order; a file that more than one matches is taken once.
@@ -121,6 +170,44 @@ impl Store for Local {
         };
         Ok(Arc::new(open().map_err(|e| Error::io("opening", path, &e))?))
     }
+
+    fn below(&self, folder: &str) -> Result<Vec<FileInfo>> {
+        let mut paths = Vec::new();
+        if Path::new(folder).is_dir() {
+            all_below(Path::new(folder), 0, &mut paths)?;
+        }
+        paths.sort();
+        paths.into_iter().map(info).collect()
+    }
+
+    fn put(&self, path: &str, bytes: Bytes) -> Result<()> {
+        let path = Path::new(path);
+        let mut aside = path.as_os_str().to_os_string();
+        aside.push(".partial");
+        let write = || -> std::io::Result<()> {
+            fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+            fs::write(&aside, &bytes)?;
+            fs::rename(&aside, path)
+        };
+        write().map_err(|e| Error::io("writing", path, &e))
+    }
+
+    fn remove(&self, path: &str) -> Result<()> {
+        fs::remove_file(path).map_err(|e| Error::io("removing", Path::new(path), &e))
+    }
+}
+
+fn all_below(folder: &Path, depth: usize, out: &mut Vec<PathBuf>) -> Result<()> {
+    let listing = |e: std::io::Error| Error::io("listing the folder", folder, &e);
+    for entry in fs::read_dir(folder).map_err(listing)? {
+        let entry = entry.map_err(listing)?;
+        match entry.file_type().map_err(listing)?.is_dir() {
+            true if depth < DEPTH_LIMIT => all_below(&entry.path(), depth + 1, out)?,
+            true => {}
+            false => out.push(entry.path()),
+        }
+    }
+    Ok(())
 }
 
 fn is_hidden(path: &Path) -> bool {
@@ -166,7 +253,7 @@ fn info(path: PathBuf) -> Result<FileInfo> {
     }
 }
 
-fn nothing_found(pattern: &str) -> Error {
+pub(super) fn nothing_found(pattern: &str) -> Error {
     let here = std::env::current_dir().map_or_else(|_| "?".to_string(), |path| path.display().to_string());
     Error::data("no file matches")
         .at("pattern", format!("`{pattern}`"))
@@ -204,6 +291,14 @@ impl BlobReader {
     /// Reads `blob`, adding what is read to `read_bytes`.
     pub fn new(blob: Arc<dyn Blob>, read_bytes: Arc<AtomicU64>) -> Self {
         Self { blob, read_bytes }
+    }
+
+    /// The same file with these ranges held in windows, if it is far away.
+    pub fn with_windows(self, chunks: impl FnOnce() -> Vec<Range<u64>>) -> std::io::Result<Self> {
+        if !self.blob.is_far() {
+            return Ok(self);
+        }
+        Ok(Self { blob: Arc::new(Windows::open(self.blob, chunks())?), ..self })
     }
 
     fn take(&self, start: u64, length: usize) -> std::io::Result<Bytes> {

@@ -13,7 +13,7 @@ use super::persist;
 use super::step::{Clock, StepInput, StepReport, Stepped, Trainable};
 use super::trained::Trained;
 use crate::balance::conflict::Conflict;
-use crate::checkpoint::{CheckpointDir, Progress};
+use crate::checkpoint::{self, CheckpointDir, Progress};
 use crate::comm::{Comm, collectives};
 use crate::config::Every;
 use crate::config::job::{Job, LogConflict};
@@ -21,6 +21,7 @@ use crate::data::batch::Batch;
 use crate::data::lanes::{Cursor, Layout, Order};
 use crate::data::loader::Loader;
 use crate::data::statistics::Statistics;
+use crate::data::store::Store;
 use crate::error::Result;
 use crate::metric::Report;
 use crate::nn::Kernels;
@@ -74,6 +75,9 @@ pub struct Run {
     /// Where the time goes.
     pub stages: Stages,
     run_dir: PathBuf,
+    store: Arc<dyn Store>,
+    /// The last checkpoint has no copy where the job wants one.
+    owes_copy: bool,
     train: Dataset,
     valid: Option<Dataset>,
     test: Option<Dataset>,
@@ -151,6 +155,12 @@ impl Run {
         }
         if self.saved != Some(self.step) {
             self.save(observer)?;
+        }
+        if self.owes_copy
+            && let (Some(to), Some(step)) = (&self.job.checkpoint.copy_to, self.saved)
+        {
+            let dir = CheckpointDir::of_run(&self.run_dir);
+            checkpoint::push(self.comm.as_ref(), self.store.as_ref(), &dir, to, step)?;
         }
         let ending = ending.unwrap_or(Ending::Done);
         let (seconds, conflict) = (began.elapsed().as_secs_f64(), self.conflict.report(&self.task_names()));
@@ -338,9 +348,23 @@ impl Run {
         let best = self.progress.best.map(|(step, _)| step);
         let pruned = if comm.rank() == 0 { dir.prune(self.job.checkpoint.keep, best) } else { Ok(()) };
         collectives::agree(comm, pruned)?;
+        self.copy(&dir)?;
         let path = dir.step(self.step).display().to_string();
         let saved = Saved { step: self.step, path, best: best == Some(self.step) };
         self.tell(observer, Notice::Checkpoint(saved))
+    }
+
+    /// Copies the newest checkpoint to where the job wants it. A store that cannot be reached is no reason to stop: the next
+    /// checkpoint is copied again, and [`Run::train`] ends with an error if the last one could not be.
+    fn copy(&mut self, dir: &CheckpointDir) -> Result<()> {
+        let (Some(to), Some(step)) = (&self.job.checkpoint.copy_to, self.saved) else { return Ok(()) };
+        let push = || checkpoint::push(self.comm.as_ref(), self.store.as_ref(), dir, to, step);
+        let copied = self.stages.time(Stage::Checkpoint, push);
+        self.owes_copy = copied.is_err();
+        if let (Err(error), 0) = (&copied, self.comm.rank()) {
+            tracing::warn!("the checkpoint is whole, but could not be copied: {error}");
+        }
+        Ok(())
     }
 
     /// What a checkpoint says of the run as it stands.

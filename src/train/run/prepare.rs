@@ -2,7 +2,7 @@
 
 use super::Run;
 use crate::balance::conflict::Conflict;
-use crate::checkpoint::{CheckpointDir, Manifest, Progress};
+use crate::checkpoint::{self, CheckpointDir, Manifest, Progress};
 use crate::comm::{Comm, collectives};
 use crate::config::Checked;
 use crate::config::job::Job;
@@ -40,6 +40,9 @@ impl Run {
         let dir = CheckpointDir::of_run(run_dir);
         let recovered = if comm.rank() == 0 { dir.recover() } else { Ok(()) };
         collectives::agree(comm.as_ref(), recovered)?;
+        if let (Some(from), Begin::Newest) = (&job.checkpoint.copy_to, begin) {
+            checkpoint::pull(comm.as_ref(), store.as_ref(), &dir, from)?;
+        }
         let newest = collectives::agree(comm.as_ref(), starting_point(&dir, begin))?;
         let manifest =
             newest.as_deref().map(|path| collectives::agree(comm.as_ref(), Manifest::read(path))).transpose()?;
@@ -111,6 +114,8 @@ impl Run {
             conflict: Conflict::default(),
             total_steps: total_steps(&job, layout.steps()),
             run_dir: run_dir.to_path_buf(),
+            store,
+            owes_copy: false,
             step: 0,
             cursor: Cursor::default(),
             progress: Progress::default(),
