@@ -7,7 +7,7 @@
 //! | 6 | [`cli`] |
 //! | 5 | [`train`], [`federated`] |
 //! | 4 | [`checkpoint`], [`knowledge`] |
-//! | 3 | [`embedding`], [`model`] |
+//! | 3 | [`embedding`], [`model`], [`report`] |
 //! | 2 | [`balance`], [`metric`], [`optim`], [`data`] |
 //! | 1 | [`comm`], [`nn`], [`observe`], [`config`] |
 //! | 0 | [`error`], [`guard`], [`random`] |
@@ -33,6 +33,7 @@ pub mod nn;
 pub mod observe;
 pub mod optim;
 pub mod random;
+pub mod report;
 pub mod train;
 
 pub use error::{Error, Result};

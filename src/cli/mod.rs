@@ -11,6 +11,7 @@ mod inspect;
 #[cfg(feature = "encoder")]
 mod knowledge;
 mod predict;
+mod report;
 mod synth;
 mod train;
 #[cfg(feature = "serving")]
@@ -54,6 +55,7 @@ enum Command {
     Verify(verify::Args),
     #[cfg(feature = "serving")]
     Apply(apply::Args),
+    Report(report::Args),
     Inspect(inspect::Args),
     Synth(synth::Args),
     Balance(balance::Args),
@@ -97,6 +99,7 @@ fn run(args: Args) -> i32 {
         Command::Verify(args) => on_rank_0(|| verify::run(args).map(|()| 0)),
         #[cfg(feature = "serving")]
         Command::Apply(args) => on_rank_0(|| apply::run(args).map(|()| 0)),
+        Command::Report(args) => on_rank_0(|| report::run(args).map(|()| 0)),
         Command::Inspect(args) => on_rank_0(|| inspect::run(args).map(|()| 0)),
         Command::Synth(args) => on_rank_0(|| synth::run(args).map(|()| 0)),
         Command::Balance(args) => on_rank_0(|| balance::run(args).map(|()| 0)),

@@ -79,10 +79,12 @@ fn train(comm: Comm, loaded: Loaded, args: &Args, voice: Voice, terminal: &Termi
     if ending != Ending::Signal {
         run.test(&mut watcher)?;
     }
-    let times = run.stages.summary(comm.as_ref())?;
+    let resources = run.resources()?;
+    let times = resources.times.to_string();
+    run.tell(&mut watcher, Notice::Resources(resources))?;
     watcher.finish();
     if speaks {
-        terminal.line(&times.to_string());
+        terminal.line(&times);
     }
     Ok(if ending == Ending::Signal { EXIT_STOPPED } else { 0 })
 }
@@ -216,7 +218,7 @@ impl Observer for Watcher {
                     self.progress.message(&format!("\n{conflict}\n"));
                 }
             }
-            Notice::Start(_) | Notice::Step(_) => {}
+            Notice::Start(_) | Notice::Step(_) | Notice::Resources(_) => {}
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ pub enum Event {
     Round,
     Eval,
     Checkpoint,
+    Resources,
     End,
 }
 

@@ -1,5 +1,6 @@
 //! What a person or a program sees of a run: progress, logs, events and the time of each stage.
 
+pub mod environment;
 pub mod events;
 pub mod log;
 pub mod progress;
@@ -7,6 +8,7 @@ pub mod stages;
 mod terminal;
 pub mod threads;
 
+pub use environment::Environment;
 pub use events::{Event, Events};
 pub use progress::Progress;
 pub use stages::{Stage, Stages};

@@ -19,6 +19,7 @@ mod persist;
 pub mod predict;
 mod pretrained;
 mod ranking;
+pub mod resources;
 mod row_classes;
 pub mod run;
 mod setup;
