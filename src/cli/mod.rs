@@ -17,8 +17,9 @@ mod train;
 #[cfg(feature = "serving")]
 mod verify;
 
-use crate::comm::{collectives, launch};
+use crate::comm::{self, collectives, launch};
 use crate::error::{Error, Result};
+use crate::observe::{Format, Terminal};
 use clap::{Parser, Subcommand};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
@@ -39,6 +40,9 @@ pub struct Args {
     /// Print only results and errors.
     #[arg(short, long, global = true)]
     quiet: bool,
+    /// How messages and progress are written to stderr.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    log: Format,
 }
 
 const EXIT_CODES: &str =
@@ -88,7 +92,10 @@ pub fn main() -> i32 {
 }
 
 fn run(args: Args) -> i32 {
-    let voice = Voice { verbose: args.verbose, quiet: args.quiet };
+    let voice = Voice { verbose: args.verbose, quiet: args.quiet, log: args.log };
+    if args.log == Format::Json {
+        comm::say_failures_as_json();
+    }
     match args.command {
         Command::Train(args) => train::run(args, voice),
         Command::Eval(args) => eval::run(args, voice),
@@ -151,9 +158,16 @@ pub struct Voice {
     pub verbose: u8,
     /// `-q`.
     pub quiet: bool,
+    /// `--log`.
+    pub log: Format,
 }
 
 impl Voice {
+    /// Where it says it.
+    fn terminal(self) -> Terminal {
+        Terminal::stderr(self.log)
+    }
+
     /// 0 says the usual, each step up says more, −1 says errors only.
     fn verbosity(self) -> i8 {
         if self.quiet { -1 } else { self.verbose.min(2) as i8 }

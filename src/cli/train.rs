@@ -6,7 +6,7 @@ use crate::config::{self, Loaded};
 use crate::data::store::Local;
 use crate::error::{Error, Result};
 use crate::metric;
-use crate::observe::{Events, Progress, Terminal, log, progress, threads};
+use crate::observe::{Events, Format, Progress, Terminal, log, progress, threads};
 use crate::train::events::{Notice, Observer, Start};
 use crate::train::run::{Ending, Run};
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args, voice: Voice) -> i32 {
     launch::run(launch::Options::default(), |comm| {
-        let terminal = Terminal::stderr();
+        let terminal = voice.terminal();
         log::init(&terminal, comm.rank(), comm.size(), voice.verbosity())?;
         let loaded = collectives::agree(comm.as_ref(), config::load(&args.job, &args.overrides))?;
         let source = loaded.source.clone();
@@ -164,7 +164,7 @@ struct Watcher {
 
 impl Watcher {
     fn open(comm: &Comm, run_dir: &Path, run: &Run, start: &Start, terminal: Option<&Terminal>) -> Result<Self> {
-        let shown = terminal.cloned().unwrap_or_else(Terminal::stderr);
+        let shown = terminal.cloned().unwrap_or_else(|| Terminal::stderr(Format::Text));
         let plan = progress::Plan {
             steps: start.total_steps,
             done: start.step,
@@ -175,7 +175,7 @@ impl Watcher {
         let display_rank = if terminal.is_some() { comm.rank() } else { usize::MAX };
         let mut watcher = Self {
             events: Events::nowhere(),
-            progress: Progress::start(&shown, display_rank, plan),
+            progress: Progress::start(&shown, display_rank, plan).watching(comm),
             terminal: terminal.cloned(),
         };
         if comm.rank() == 0 {
@@ -199,6 +199,7 @@ impl Observer for Watcher {
         match notice {
             Notice::Eval(e) => {
                 let table = metric::render(&e.report);
+                self.progress.scored(metric::headlines(&e.report.tasks));
                 self.progress.message(&format!("{} after step {}\n{}", e.split, e.step, table.trim_end()));
                 self.progress.restart_clock();
             }

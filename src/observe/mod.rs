@@ -2,14 +2,15 @@
 
 pub mod environment;
 pub mod events;
+pub mod json_line;
 pub mod log;
 pub mod progress;
 pub mod stages;
-mod terminal;
+pub mod terminal;
 pub mod threads;
 
 pub use environment::Environment;
 pub use events::{Event, Events};
 pub use progress::Progress;
 pub use stages::{Stage, Stages};
-pub use terminal::Terminal;
+pub use terminal::{Format, Terminal};

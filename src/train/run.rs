@@ -24,7 +24,7 @@ use crate::data::statistics::Statistics;
 use crate::error::Result;
 use crate::metric::Report;
 use crate::nn::Kernels;
-use crate::observe::{Environment, Stage, Stages};
+use crate::observe::{Environment, Stage, Stages, json_line};
 use crate::optim::Schedule;
 pub use local::Local;
 use meter::Meter;
@@ -187,6 +187,7 @@ impl Run {
         let rows = self.layout.rows_in_step(self.cursor.taken);
         meter.rows += rows;
         let epoch = self.cursor.epoch;
+        json_line::set_step(self.step + 1);
         self.labelled.iter_mut().zip(&report.present).for_each(|(any, &present)| *any |= present);
         self.advance();
         if self.cursor.epoch > epoch {
