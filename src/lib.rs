@@ -8,7 +8,7 @@
 //! | 5 | [`train`], [`federated`] |
 //! | 4 | [`checkpoint`], [`knowledge`] |
 //! | 3 | [`embedding`], [`model`], [`report`] |
-//! | 2 | [`balance`], [`metric`], [`optim`], [`data`] |
+//! | 2 | [`balance`], [`metric`], [`optim`], [`data`], [`ingest`] |
 //! | 1 | [`comm`], [`nn`], [`observe`], [`config`] |
 //! | 0 | [`error`], [`guard`], [`random`] |
 //!
@@ -26,6 +26,7 @@ pub mod error;
 pub mod export;
 pub mod federated;
 pub mod guard;
+pub mod ingest;
 pub mod knowledge;
 pub mod metric;
 pub mod model;

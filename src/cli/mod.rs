@@ -7,11 +7,14 @@ mod eval;
 #[cfg(feature = "serving")]
 mod export;
 mod federated;
+mod ingest;
 mod inspect;
 #[cfg(feature = "encoder")]
 mod knowledge;
+mod new;
 mod predict;
 mod report;
+mod shell;
 mod synth;
 mod train;
 #[cfg(feature = "serving")]
@@ -50,6 +53,8 @@ const EXIT_CODES: &str =
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Ingest(ingest::Args),
+    New(new::Args),
     Train(train::Args),
     Eval(eval::Args),
     Predict(predict::Args),
@@ -65,6 +70,8 @@ enum Command {
     Balance(balance::Args),
     #[cfg(feature = "encoder")]
     Knowledge(knowledge::Args),
+    Completions(shell::Completions),
+    Man(shell::Man),
 }
 
 /// Exit code of a run that was stopped by a signal and saved: start it again with `--resume`.
@@ -97,6 +104,8 @@ fn run(args: Args) -> i32 {
         comm::say_failures_as_json();
     }
     match args.command {
+        Command::Ingest(args) => on_rank_0(|| ingest::run(args).map(|()| 0)),
+        Command::New(args) => on_rank_0(|| new::run(args).map(|()| 0)),
         Command::Train(args) => train::run(args, voice),
         Command::Eval(args) => eval::run(args, voice),
         Command::Predict(args) => predict::run(args, voice),
@@ -112,6 +121,8 @@ fn run(args: Args) -> i32 {
         Command::Balance(args) => on_rank_0(|| balance::run(args).map(|()| 0)),
         #[cfg(feature = "encoder")]
         Command::Knowledge(args) => knowledge::run(args, voice),
+        Command::Completions(args) => on_rank_0(|| shell::completions(args).map(|()| 0)),
+        Command::Man(args) => on_rank_0(|| shell::man(args).map(|()| 0)),
     }
 }
 

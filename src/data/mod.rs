@@ -9,6 +9,7 @@
 //! sharing    row groups that several lanes read    scan        files in order, all columns, for `predict`
 //! pairs      features → the sides of pairs      relations  what the log pairs, for negatives and ranking
 //! place      the address of rows, for messages       scenarios  values of the scenario column, numbered
+//! profile    what the columns of a file look like
 //! ```
 
 pub mod accepts;
@@ -22,6 +23,7 @@ pub mod pairs;
 pub mod partition;
 pub mod place;
 pub mod plan;
+pub mod profile;
 pub mod reader;
 pub mod relations;
 pub mod scan;
