@@ -6,6 +6,7 @@ pub mod json_line;
 pub mod log;
 pub mod progress;
 pub mod stages;
+pub mod tensorboard;
 pub mod terminal;
 pub mod threads;
 
