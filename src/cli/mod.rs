@@ -14,6 +14,7 @@ mod knowledge;
 mod new;
 mod predict;
 mod report;
+mod schema;
 mod shell;
 mod synth;
 mod train;
@@ -70,6 +71,7 @@ enum Command {
     Balance(balance::Args),
     #[cfg(feature = "encoder")]
     Knowledge(knowledge::Args),
+    Schema(schema::Args),
     Completions(shell::Completions),
     Man(shell::Man),
 }
@@ -121,6 +123,7 @@ fn run(args: Args) -> i32 {
         Command::Balance(args) => on_rank_0(|| balance::run(args).map(|()| 0)),
         #[cfg(feature = "encoder")]
         Command::Knowledge(args) => knowledge::run(args, voice),
+        Command::Schema(args) => on_rank_0(|| schema::run(args).map(|()| 0)),
         Command::Completions(args) => on_rank_0(|| shell::completions(args).map(|()| 0)),
         Command::Man(args) => on_rank_0(|| shell::man(args).map(|()| 0)),
     }
