@@ -218,30 +218,36 @@ struct Gauges {
     path: PathBuf,
     state: Prometheus,
     next: Instant,
+    failed: bool,
 }
 
 impl Gauges {
     fn new(run_dir: &Path, job: &str) -> Self {
-        Self { path: run_dir.join("metrics.prom"), state: Prometheus::new(job), next: Instant::now() }
+        Self { path: run_dir.join("metrics.prom"), state: Prometheus::new(job), next: Instant::now(), failed: false }
     }
 
-    fn notice(&mut self, notice: &Notice) -> Result<()> {
+    fn notice(&mut self, notice: &Notice) {
         self.state.notice(notice);
         let now = Instant::now();
-        if matches!(notice, Notice::Step(_)) && now < self.next {
-            return Ok(());
+        if self.failed || matches!(notice, Notice::Step(_)) && now < self.next {
+            return;
         }
         self.next = now + Duration::from_secs(1);
-        replace(&self.path, &self.state.text())
+        if let Err(error) = replace(&self.path, &self.state.text()) {
+            tracing::warn!("nothing more is written for Prometheus: {error}");
+            self.failed = true;
+        }
     }
 }
 
 impl Observer for Watcher {
     fn notice(&mut self, notice: &Notice) -> Result<()> {
         notice.write(&mut self.events)?;
-        self.gauges.notice(notice)?;
-        if let Some(board) = &mut self.board {
-            board.notice(notice)?;
+        // A dashboard that cannot be written is no reason to end a run, as its log is.
+        self.gauges.notice(notice);
+        if let Some(Err(error)) = self.board.as_mut().map(|board| board.notice(notice)) {
+            tracing::warn!("nothing more is written for TensorBoard: {error}");
+            self.board = None;
         }
         if self.terminal.is_none() {
             return Ok(());

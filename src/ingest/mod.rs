@@ -74,7 +74,7 @@ pub struct Summary {
 
 /// A column that is written.
 #[derive(Debug, Clone, PartialEq)]
-pub(self) struct Column {
+struct Column {
     name: String,
     kind: Kind,
 }

@@ -30,7 +30,7 @@ pub(super) struct Task {
 }
 
 /// Words of names of labels; a column of zeros and ones that has one is a label.
-const LABELS: [&str; 26] = [
+const LABELS: [&str; 25] = [
     "click",
     "clk",
     "label",
@@ -127,8 +127,8 @@ fn words(name: &str) -> Vec<String> {
         if !c.is_alphanumeric() || c.is_uppercase() && before.is_lowercase() {
             words.push(String::new());
         }
-        if c.is_alphanumeric() {
-            words.last_mut().expect("there is one").extend(c.to_lowercase());
+        if let Some(word) = words.last_mut().filter(|_| c.is_alphanumeric()) {
+            word.extend(c.to_lowercase());
         }
         before = c;
     }
