@@ -328,8 +328,10 @@ fn a_dry_run_prints_the_job_and_leaves_nothing() {
 fn every_command_explains_itself() {
     for command in [
         "train",
+        "doctor",
         "eval",
         "predict",
+        "replay",
         "export",
         "verify",
         "apply",

@@ -1,6 +1,8 @@
 //! Files of a checkpoint: safetensors written with a checksum and synced, and read back against it.
 
+use super::inside::inside;
 use crate::error::{Error, Result};
+use crate::pulse;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -94,7 +96,9 @@ pub fn write_tensors(dir: &Path, name: &str, tensors: &[Named]) -> Result<FileEn
         .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>()
         .and_then(|views| safetensors::serialize(views, None))
         .map_err(|e| Error::internal(format!("checkpoint file {name} cannot be laid out: {e}")))?;
-    write_synced(&dir.join(name), &views)?;
+    let path = dir.join(name);
+    let _touch = pulse::touch(&path.to_string_lossy(), None);
+    write_synced(&path, &views)?;
     Ok(FileEntry {
         name: name.to_string(),
         bytes: views.len() as u64,
@@ -113,7 +117,8 @@ pub struct TensorFile {
 impl TensorFile {
     /// Reads `dir/entry.name` and compares its length and checksum with the manifest's.
     pub fn read(dir: &Path, entry: &FileEntry) -> Result<Self> {
-        let path = dir.join(&entry.name);
+        let path = inside(dir, &entry.name)?;
+        let _touch = pulse::touch(&path.to_string_lossy(), None);
         let damaged = |what: String| {
             Error::checkpoint(what).at("file", path.display()).fix(format!(
                 "the file was changed after it was saved: restore it, or move {} away to go on from the checkpoint \
@@ -121,10 +126,12 @@ impl TensorFile {
                 dir.display()
             ))
         };
-        let bytes = std::fs::read(&path).map_err(|e| damaged(format!("a checkpoint file cannot be read: {e}")))?;
-        if bytes.len() as u64 != entry.bytes {
-            return Err(damaged(format!("a checkpoint file has {} bytes instead of {}", bytes.len(), entry.bytes)));
+        let unreadable = |e| damaged(format!("a checkpoint file cannot be read: {e}"));
+        let length = std::fs::metadata(&path).map_err(unreadable)?.len();
+        if length != entry.bytes {
+            return Err(damaged(format!("a checkpoint file has {length} bytes instead of {}", entry.bytes)));
         }
+        let bytes = std::fs::read(&path).map_err(unreadable)?;
         let found = checksum(&bytes);
         if found != entry.checksum {
             return Err(damaged(format!("a checkpoint file has checksum {found} instead of {}", entry.checksum)));

@@ -9,7 +9,7 @@ const PREFIX: &str = "step-";
 const PARTIAL: &str = ".partial";
 const REPLACED: &str = "-replaced.partial";
 
-/// `RUN_DIR/checkpoints`.
+/// `RUN_DIR/checkpoints`, or another folder of steps.
 #[derive(Debug, Clone)]
 pub struct CheckpointDir {
     path: PathBuf,
@@ -19,6 +19,11 @@ impl CheckpointDir {
     /// The checkpoints of the run folder `run_dir`; the folder need not exist yet.
     pub fn of_run(run_dir: &Path) -> Self {
         Self { path: run_dir.join("checkpoints") }
+    }
+
+    /// The steps in `path`; the folder need not exist yet.
+    pub fn at(path: PathBuf) -> Self {
+        Self { path }
     }
 
     /// The folder itself.

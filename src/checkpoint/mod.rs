@@ -15,6 +15,7 @@
 
 mod files;
 mod folder;
+mod inside;
 mod load;
 mod manifest;
 mod matches;
@@ -24,6 +25,7 @@ mod tests;
 
 pub use files::{Data, FileEntry, Named, TensorFile, checksum, sync_dir, write_synced, write_tensors};
 pub use folder::{CheckpointDir, resolve};
+pub use inside::inside;
 pub use load::{
     load_dense, load_known_dense, load_known_tables, load_row_classes, load_tables, read_dense, read_tables,
 };

@@ -7,6 +7,7 @@ use crate::comm::{Communicator, collectives};
 use crate::embedding::Embeddings;
 use crate::error::{Error, Result};
 use crate::nn::{Buffer, ParamStore};
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
 
@@ -32,6 +33,8 @@ pub struct Snapshot<'a> {
     pub dense: &'a DenseState,
     /// This rank's buckets of all tables.
     pub embeddings: &'a Embeddings,
+    /// Of each table only the rows of these ids, and no candidates.
+    pub only: Option<&'a [HashSet<u64>]>,
     /// A class of every training row, if the model has such, and the epoch that began with their last assignment.
     pub row_classes: Option<(&'a [u8], u64)>,
 }
@@ -131,7 +134,14 @@ pub const DENSE_FILE: &str = "dense.safetensors";
 
 fn write_buckets(partial: &Path, snapshot: &Snapshot, buckets: Range<usize>) -> Result<FileEntry> {
     let tables = &snapshot.manifest.tables;
-    let exported: Vec<_> = (0..tables.len()).map(|t| snapshot.embeddings.export(t, buckets.clone())).collect();
+    let export = |table: usize| {
+        let rows = snapshot.embeddings.export(table, buckets.clone());
+        match snapshot.only {
+            Some(ids) => rows.keeping(|id| ids[table].contains(&id)),
+            None => rows,
+        }
+    };
+    let exported: Vec<_> = (0..tables.len()).map(export).collect();
     let mut tensors = Vec::new();
     for (table, rows) in tables.iter().zip(&exported) {
         let n = rows.ids.len();

@@ -92,7 +92,7 @@ impl Parts {
             files: Vec::new(),
         };
         let Self { store, dense, embeddings } = self;
-        save(comm, dir, Snapshot { manifest, store, dense, embeddings, row_classes: None })
+        save(comm, dir, Snapshot { manifest, store, dense, embeddings, only: None, row_classes: None })
     }
 
     /// Loads over whatever is there.

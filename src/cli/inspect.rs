@@ -127,7 +127,7 @@ fn json(path: &Path, manifest: &Manifest, job: &lineage::Job, rows: Option<&[row
         "best": manifest.progress.best.map(|(step, value)| serde_json::json!({"step": step, "value": value})),
         "parameters": manifest.parameters,
         "tables": manifest.tables,
-        "bytes": total_bytes(manifest),
+        "bytes": manifest.bytes(),
         "files": manifest.files.len(),
         "job": job,
     });
@@ -139,7 +139,7 @@ fn json(path: &Path, manifest: &Manifest, job: &lineage::Job, rows: Option<&[row
 
 fn table(path: &Path, manifest: &Manifest, job: &lineage::Job) -> String {
     let mut text = String::new();
-    let floats: usize = manifest.parameters.iter().map(|p| p.shape.iter().product::<usize>()).sum();
+    let floats = manifest.dense_floats();
     // Writing to a string cannot fail.
     let _ = writeln!(text, "checkpoint  {}", path.display());
     let _ = writeln!(text, "written by  tandem {}", manifest.tandem);
@@ -155,12 +155,8 @@ fn table(path: &Path, manifest: &Manifest, job: &lineage::Job) -> String {
         let _ = writeln!(text, "began with  {path} ({step})");
     }
     let _ = writeln!(text, "dense       {floats} floats in {} parameters", manifest.parameters.len());
-    let _ = writeln!(
-        text,
-        "on disk     {:.1} MiB in {} files",
-        total_bytes(manifest) as f64 / 1048576.0,
-        manifest.files.len()
-    );
+    let _ =
+        writeln!(text, "on disk     {:.1} MiB in {} files", manifest.bytes() as f64 / 1048576.0, manifest.files.len());
     let width = manifest.tables.iter().map(|t| t.name.len()).max().unwrap_or(0).max(5);
     let _ = writeln!(text, "\n{:<width$}  {:>12}  {:>4}  optimizer state", "table", "rows", "dim");
     for t in &manifest.tables {
@@ -168,8 +164,4 @@ fn table(path: &Path, manifest: &Manifest, job: &lineage::Job) -> String {
         let _ = writeln!(text, "{:<width$}  {:>12}  {:>4}  {}", t.name, t.rows, t.dim, state.join(", "));
     }
     text
-}
-
-fn total_bytes(manifest: &Manifest) -> u64 {
-    manifest.files.iter().map(|f| f.bytes).sum()
 }

@@ -3,6 +3,7 @@
 #[cfg(feature = "serving")]
 mod apply;
 mod balance;
+mod doctor;
 mod eval;
 #[cfg(feature = "serving")]
 mod export;
@@ -13,6 +14,7 @@ mod inspect;
 mod knowledge;
 mod new;
 mod predict;
+mod replay;
 mod report;
 mod schema;
 mod shell;
@@ -49,14 +51,15 @@ pub struct Args {
     log: Format,
 }
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 done, 1 failed, 2 bad usage or job, 75 stopped by a signal after saving (resume me).";
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 bad usage or job, 75 stopped by a signal after saving (resume me), \
+     76 nothing moved any more (resume me).";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     Ingest(ingest::Args),
     New(new::Args),
     Train(train::Args),
+    Doctor(doctor::Args),
     Eval(eval::Args),
     Predict(predict::Args),
     #[cfg(feature = "serving")]
@@ -67,6 +70,7 @@ enum Command {
     Apply(apply::Args),
     Report(report::Args),
     Inspect(inspect::Args),
+    Replay(replay::Args),
     Synth(synth::Args),
     Balance(balance::Args),
     #[cfg(feature = "encoder")]
@@ -78,6 +82,9 @@ enum Command {
 
 /// Exit code of a run that was stopped by a signal and saved: start it again with `--resume`.
 pub const EXIT_STOPPED: i32 = 75;
+
+/// Exit code of a run that its watchdog ended because nothing moved on any rank.
+pub const EXIT_STUCK: i32 = 76;
 
 /// What stands below the options in a command's `--help`.
 fn help(examples: &str) -> String {
@@ -109,6 +116,7 @@ fn run(args: Args) -> i32 {
         Command::Ingest(args) => on_rank_0(|| ingest::run(args).map(|()| 0)),
         Command::New(args) => on_rank_0(|| new::run(args).map(|()| 0)),
         Command::Train(args) => train::run(args, voice),
+        Command::Doctor(args) => doctor::run(&args, voice),
         Command::Eval(args) => eval::run(args, voice),
         Command::Predict(args) => predict::run(args, voice),
         #[cfg(feature = "serving")]
@@ -119,6 +127,7 @@ fn run(args: Args) -> i32 {
         Command::Apply(args) => on_rank_0(|| apply::run(args).map(|()| 0)),
         Command::Report(args) => on_rank_0(|| report::run(args).map(|()| 0)),
         Command::Inspect(args) => on_rank_0(|| inspect::run(args).map(|()| 0)),
+        Command::Replay(args) => on_rank_0(|| replay::run(&args)),
         Command::Synth(args) => on_rank_0(|| synth::run(args).map(|()| 0)),
         Command::Balance(args) => on_rank_0(|| balance::run(args).map(|()| 0)),
         #[cfg(feature = "encoder")]

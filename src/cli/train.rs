@@ -1,12 +1,13 @@
 //! `tandem train`.
 
-use super::{EXIT_STOPPED, Voice};
-use crate::comm::{Comm, collectives, launch};
+use super::{EXIT_STOPPED, EXIT_STUCK, Voice};
+use crate::comm::{Comm, collectives, launch, same};
 use crate::config::{self, Loaded};
 use crate::data::store::Local;
 use crate::error::{Error, Result};
 use crate::metric;
 use crate::observe::tensorboard::TensorBoard;
+use crate::observe::watchdog::{self, Watchdog};
 use crate::observe::{Events, Format, Progress, Terminal, log, progress, threads};
 use crate::train::events::{Notice, Observer, Start};
 use crate::train::prometheus::Prometheus;
@@ -44,24 +45,40 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args, voice: Voice) -> i32 {
+    // First of all: a signal that comes while data are opened must not be a death.
+    let caught = catch_signals();
+    let watchdog =
+        Watchdog::start(|(rank, size), error| launch::leave_now((rank, size), EXIT_STUCK, &error.to_string()));
     launch::run(launch::Options::default(), |comm| {
         let terminal = voice.terminal();
         log::init(&terminal, comm.rank(), comm.size(), voice.verbosity())?;
+        let stop = caught?;
+        let watchdog = watchdog.map_err(not_watched)?;
         let loaded = collectives::agree(comm.as_ref(), config::load(&args.job, &args.overrides))?;
         let source = loaded.source.clone();
-        train(comm, loaded, &args, voice, &terminal).map_err(|error| source.locate(error))
+        train(comm, loaded, &args, (voice, &terminal), (&stop, &watchdog)).map_err(|error| source.locate(error))
     })
 }
 
-fn train(comm: Comm, loaded: Loaded, args: &Args, voice: Voice, terminal: &Terminal) -> Result<i32> {
-    let threads = threads::start(loaded.job.threads, comm.as_ref())?;
+fn train(
+    comm: Comm,
+    loaded: Loaded,
+    args: &Args,
+    (voice, terminal): (Voice, &Terminal),
+    (stop, watchdog): (&AtomicBool, &Watchdog),
+) -> Result<i32> {
     let run_dir = args.run_dir.clone().unwrap_or_else(|| PathBuf::from(loaded.job.run_dir()));
+    check_alike(&comm, &loaded, args, &run_dir)?;
+    let threads = threads::start(loaded.job.threads, comm.as_ref())?;
     if !args.dry_run {
         let usable = if comm.rank() == 0 { try_folder(&run_dir) } else { Ok(()) };
         collectives::agree(comm.as_ref(), usable)?;
+        let aimed = watchdog.aim(loaded.job.train.watchdog.0, &run_dir, (comm.rank(), comm.size()));
+        aimed.map_err(not_watched)?;
     }
     if loaded.job.federated.is_some() {
-        return super::federated::train(comm, loaded.job, &run_dir, (args.resume, args.dry_run), voice, terminal);
+        let how = (args.resume, args.dry_run);
+        return super::federated::train(comm, loaded.job, &run_dir, how, (voice, terminal), stop);
     }
     let mut run = Run::prepare(comm.clone(), loaded.job, Arc::new(Local), &run_dir, args.resume)?;
     let start = run.start_notice(threads);
@@ -81,7 +98,6 @@ fn train(comm: Comm, loaded: Loaded, args: &Args, voice: Voice, terminal: &Termi
     let opened = Watcher::open(&comm, &run_dir, &run, &start, speaks.then_some(terminal), args.tensorboard);
     let mut watcher = collectives::agree(comm.as_ref(), opened)?;
     run.tell(&mut watcher, Notice::Start(start))?;
-    let stop = catch_signals()?;
     let ending = run.train(&mut watcher, &|| stop.load(Ordering::Relaxed))?;
     if ending != Ending::Signal {
         run.test(&mut watcher)?;
@@ -96,11 +112,28 @@ fn train(comm: Comm, loaded: Loaded, args: &Args, voice: Voice, terminal: &Termi
     Ok(if ending == Ending::Signal { EXIT_STOPPED } else { 0 })
 }
 
-/// Makes the run folder, and sees that it can be written before hours are spent.
+/// Refuses ranks that were started with different jobs or arguments, and tells of tasks that have no rank. Collective.
+fn check_alike(comm: &Comm, loaded: &Loaded, args: &Args, run_dir: &Path) -> Result<()> {
+    let started = format!("{}\n{run_dir:?} {} {}", config::to_yaml(&loaded.job)?, args.resume, args.dry_run);
+    let fix = "all ranks must read one job file, with the same options: put it into a folder that all nodes share";
+    same::check(comm.as_ref(), &started, "the ranks were started with different jobs", fix)?;
+    if let Some(tasks) = launch::tasks_left_idle(comm.size()).filter(|_| comm.rank() == 0) {
+        tracing::warn!("the Slurm job has {tasks} tasks, but only {} ranks were started", comm.size());
+    }
+    Ok(())
+}
+
+fn not_watched(e: std::io::Error) -> Error {
+    Error::internal(format!("the watchdog cannot be started: {e}"))
+}
+
+/// Makes the run folder, and sees that it can be written before hours are spent. What watchdogs of an earlier run wrote
+/// goes.
 fn try_folder(run_dir: &Path) -> Result<()> {
     let refused =
         |e| Error::io("creating the run folder", run_dir, &e).fix("choose a folder to write to with --run-dir");
     std::fs::create_dir_all(run_dir).map_err(refused)?;
+    let _ = std::fs::remove_file(run_dir.join(watchdog::FILE));
     let probe = run_dir.join(".tandem-can-write");
     std::fs::write(&probe, "").and_then(|()| std::fs::remove_file(&probe)).map_err(|e| Error::io("writing", &probe, &e))
 }
@@ -149,7 +182,7 @@ fn parameters(start: &Start) -> String {
 }
 
 /// SIGTERM, SIGINT and SIGUSR1 ask for a checkpoint and a clean end; a second SIGINT or SIGTERM ends at once.
-pub(super) fn catch_signals() -> Result<Arc<AtomicBool>> {
+fn catch_signals() -> Result<Arc<AtomicBool>> {
     use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
     let stop = Arc::new(AtomicBool::new(false));
     let failed = |e: std::io::Error| Error::internal(format!("signals cannot be caught: {e}"));
@@ -259,6 +292,11 @@ impl Observer for Watcher {
                 self.progress.message(&format!("{} after step {}\n{}", e.split, e.step, table.trim_end()));
                 self.progress.restart_clock();
             }
+            Notice::Skipped(skipped) => {
+                let replay = skipped.path.as_ref().map(|path| format!("\n  replay it: tandem replay {path}"));
+                let (step, what) = (skipped.step, skipped.finding.error().summary());
+                self.progress.message(&format!("left out step {step}: {what}{}", replay.unwrap_or_default()));
+            }
             Notice::Checkpoint(saved) => {
                 let best = if saved.best { ", the best so far" } else { "" };
                 self.progress.message(&format!("saved {}{best}", saved.path));
@@ -270,7 +308,11 @@ impl Observer for Watcher {
                     "signal" => "stopped by a signal after saving; go on with --resume",
                     _ => "done",
                 };
-                self.progress.message(&format!("{why} after step {} and {:.1} s", end.step, end.seconds));
+                let skipped = match end.skipped {
+                    0 => String::new(),
+                    steps => format!("; {steps} steps were left out, since their numbers were not finite"),
+                };
+                self.progress.message(&format!("{why} after step {} and {:.1} s{skipped}", end.step, end.seconds));
                 if let Some(conflict) = &end.conflict {
                     self.progress.message(&format!("\n{conflict}\n"));
                 }

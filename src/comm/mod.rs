@@ -8,7 +8,8 @@
 //! * [`threads`]: ranks as threads of one process under a seeded scheduler, for tests.
 //! * [`solo`]: one rank, no transport.
 //!
-//! [`launch`] picks the backend and turns a failure on any rank into one message and one exit code.
+//! [`launch`] picks the backend and turns a failure on any rank into one message and one exit code; [`same`] compares
+//! what the ranks were started with.
 //! [`selftest`] asks every collective for a known answer.
 
 pub mod collectives;
@@ -17,6 +18,7 @@ mod layout;
 mod meter;
 #[cfg(feature = "mpi")]
 pub mod mpi;
+pub mod same;
 pub mod selftest;
 pub mod solo;
 pub mod threads;

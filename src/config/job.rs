@@ -20,7 +20,7 @@ pub use table::{Admission, Eviction, EvictionPolicy, Table};
 
 use super::schema::AutoOrNumber;
 use super::units::auto_or_number;
-use super::{Bytes, Component, Every};
+use super::{Bytes, Component, Every, TimeLimit};
 use crate::comm::WireFormat;
 use crate::nn::{Kernels, Precision};
 use schemars::JsonSchema;
@@ -222,6 +222,12 @@ pub struct Train {
     /// When the tasks' gradients are compared for the log, with a balancing method that compares none.
     #[serde(default)]
     pub log_conflict: LogConflict,
+    /// How long nothing may move on any rank before the run is ended, with the ranks that are late.
+    #[serde(default = "defaults::watchdog")]
+    pub watchdog: TimeLimit,
+    /// What becomes of a step whose losses or gradients are not finite.
+    #[serde(default)]
+    pub non_finite: NonFinite,
 }
 
 impl Default for Train {
@@ -233,8 +239,21 @@ impl Default for Train {
             eval: Eval::default(),
             log_every: defaults::log_every(),
             log_conflict: LogConflict::default(),
+            watchdog: defaults::watchdog(),
+            non_finite: NonFinite::default(),
         }
     }
+}
+
+/// What becomes of a step whose losses or gradients are not finite. Either way it changes no parameter.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NonFinite {
+    /// The run ends, with the row that did it.
+    #[default]
+    Stop,
+    /// The step is left out and counted.
+    Skip,
 }
 
 /// When a step compares the tasks' gradients though its balancing method does not.
@@ -306,6 +325,9 @@ mod defaults {
     }
     pub fn log_every() -> u64 {
         50
+    }
+    pub fn watchdog() -> super::TimeLimit {
+        super::TimeLimit(Some(std::time::Duration::from_secs(600)))
     }
     pub fn one_epoch() -> Every {
         Every::Epochs(1.0)

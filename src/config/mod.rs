@@ -29,4 +29,4 @@ pub use load::{Loaded, Source, from_text, load};
 pub use resolve::to_yaml;
 pub use schema::job as job_schema;
 pub use suggest::{nearest, suggest};
-pub use units::{Bytes, Every};
+pub use units::{Bytes, Every, TimeLimit};

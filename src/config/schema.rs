@@ -1,7 +1,7 @@
 //! JSON Schema of the job file, from the types that read it.
 
 use super::job::Share;
-use super::{Bytes, Component, Every, Job};
+use super::{Bytes, Component, Every, Job, TimeLimit};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
@@ -46,6 +46,20 @@ impl JsonSchema for Bytes {
             "type": ["string", "integer"],
             "description": "`2 GiB`, `500 MB`, or a number of bytes.",
             "pattern": r"^\s*[0-9.]+\s*([kMGT]B|[KMGT]iB|B)?\s*$",
+        })
+    }
+}
+
+impl JsonSchema for TimeLimit {
+    fn schema_name() -> Cow<'static, str> {
+        "TimeLimit".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            // YAML 1.1 reads `off` as false.
+            "anyOf": [{"type": "string", "pattern": r"^\s*([0-9]+\s*(h|min|s)|off)\s*$"}, {"const": false}],
+            "description": "`10 min`, `30 s`, `2 h` or `off`.",
         })
     }
 }

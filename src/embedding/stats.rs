@@ -1,5 +1,6 @@
 //! What tables hold and what they cost, for reports and for the error when they cost too much.
 
+use super::embeddings::Embeddings;
 use super::memory::Shortage;
 use super::table::{Bucket, Meta, Table};
 use crate::error::Error;
@@ -29,6 +30,26 @@ pub struct TableStats {
     pub candidate_bytes: usize,
     /// Allocated, but holding no row: the end of the last page and slots of evicted rows.
     pub spare_bytes: usize,
+}
+
+/// Bytes of one row of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowCost {
+    /// In memory, its share of the index included.
+    pub memory: usize,
+    /// In a checkpoint.
+    pub disk: usize,
+}
+
+/// Bytes of an entry of the index, at the lowest load that it has.
+const INDEX_BYTES: usize = (size_of::<u32>() + 1) * 16 / 7;
+
+impl Embeddings {
+    /// What a row of a table costs.
+    pub fn row_cost(&self, table: usize) -> RowCost {
+        let disk = self.tables[table].rows.row_bytes() + size_of::<Meta>();
+        RowCost { memory: disk + INDEX_BYTES, disk }
+    }
 }
 
 impl TableStats {

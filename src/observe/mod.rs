@@ -9,6 +9,7 @@ pub mod stages;
 pub mod tensorboard;
 pub mod terminal;
 pub mod threads;
+pub mod watchdog;
 
 pub use environment::Environment;
 pub use events::{Event, Events};

@@ -2,6 +2,7 @@
 
 use crate::comm::{Communicator, collectives};
 use crate::error::Result;
+use crate::pulse;
 use serde::Serialize;
 use std::cell::Cell;
 use std::fmt;
@@ -99,6 +100,9 @@ impl Stages {
     #[must_use]
     pub fn guard(&self, stage: Stage) -> Guard<'_> {
         let outermost = !self.busy.replace(true);
+        if outermost {
+            pulse::enter(stage.name());
+        }
         Guard { stages: self, running: outermost.then(|| (stage, Instant::now())) }
     }
 
@@ -145,6 +149,7 @@ impl Drop for Guard<'_> {
             let Total { seconds, calls } = total.get();
             total.set(Total { seconds: seconds + since.elapsed().as_secs_f64(), calls: calls + 1 });
             self.stages.busy.set(false);
+            pulse::enter("other");
         }
     }
 }

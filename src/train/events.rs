@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::metric::Report;
 use crate::observe::{Environment, Event, Events};
 use crate::train::init;
+use crate::train::non_finite::Finding;
 use crate::train::resources::Resources;
 use crate::train::step::StepReport;
 use serde::Serialize;
@@ -19,6 +20,8 @@ pub enum Notice {
     Start(Start),
     /// A step was taken (every `train.log_every` steps).
     Step(Step),
+    /// A step was left out, since its numbers are not finite.
+    Skipped(Skipped),
     /// A split was evaluated.
     Eval(Evaluation),
     /// A checkpoint is whole.
@@ -35,6 +38,7 @@ impl Notice {
         match self {
             Self::Start(start) => log.write(Event::Start, start),
             Self::Step(step) => log.write(Event::Step, step),
+            Self::Skipped(skipped) => log.write(Event::NonFinite, skipped),
             Self::Eval(evaluation) => log.write(Event::Eval, evaluation),
             Self::Checkpoint(saved) => log.write(Event::Checkpoint, saved),
             Self::Resources(resources) => log.write(Event::Resources, resources),
@@ -54,6 +58,21 @@ pub struct Saved {
     pub best: bool,
 }
 
+/// A step that was left out.
+#[derive(Debug, Clone, Serialize)]
+pub struct Skipped {
+    /// Steps done, this one included.
+    pub step: u64,
+    /// Epoch, from 0.
+    pub epoch: u64,
+    /// What is not finite, and where it comes from.
+    #[serde(flatten)]
+    pub finding: Finding,
+    /// The folder from which the step can be replayed, if it was written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+}
+
 /// The end of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct End {
@@ -63,9 +82,16 @@ pub struct End {
     pub reason: &'static str,
     /// Seconds since the start, all included.
     pub seconds: f64,
+    /// Steps left out since the start of training because their numbers were not finite.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub skipped: u64,
     /// How the tasks' gradients agreed over those steps of this run that compared them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conflict: Option<conflict::Report>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The sizes of a run.

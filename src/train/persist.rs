@@ -13,6 +13,7 @@ use crate::data::lanes::Cursor;
 use crate::data::statistics::Statistics;
 use crate::error::{Error, Result};
 use serde_yaml::Value;
+use std::collections::HashSet;
 use std::path::Path;
 
 /// Where a run stands.
@@ -38,8 +39,15 @@ pub struct Context<'a> {
     pub position: Position,
 }
 
-/// Saves a checkpoint. Collective.
-pub fn save(comm: &dyn Communicator, dir: &CheckpointDir, trainable: &Trainable, context: Context) -> Result<()> {
+/// Saves a checkpoint; with `only`, one to look at a step with: of each table the rows of these ids, and of no training row
+/// the class. Collective.
+pub fn save(
+    comm: &dyn Communicator,
+    dir: &CheckpointDir,
+    trainable: &Trainable,
+    context: Context,
+    only: Option<&[HashSet<u64>]>,
+) -> Result<()> {
     let Context { job, statistics, data, position } = context;
     let names = trainable.dense.moment_names();
     let dense = DenseState { names: names.to_vec(), moments: trainable.dense.gather_moments(comm, &trainable.store)? };
@@ -71,8 +79,9 @@ pub fn save(comm: &dyn Communicator, dir: &CheckpointDir, trainable: &Trainable,
         tables: table_entries(trainable),
         files: Vec::new(),
     };
-    let (embeddings, row_classes) = (&trainable.embeddings, trainable.row_classes.as_ref().map(RowClasses::saved));
-    checkpoint::save(comm, dir, Snapshot { manifest, store, dense: &dense, embeddings, row_classes })
+    let row_classes = trainable.row_classes.as_ref().filter(|_| only.is_none()).map(RowClasses::saved);
+    let embeddings = &trainable.embeddings;
+    checkpoint::save(comm, dir, Snapshot { manifest, store, dense: &dense, embeddings, only, row_classes })
 }
 
 fn table_entries(trainable: &Trainable) -> Vec<TableEntry> {

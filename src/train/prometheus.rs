@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Name, kind and meaning of every metric, in the order of the file.
-const METRICS: [(&str, &str, &str); 20] = [
+const METRICS: [(&str, &str, &str); 21] = [
     ("steps", "gauge", "Steps taken."),
     ("steps_planned", "gauge", "Steps of the whole run."),
     ("epoch", "gauge", "Epoch of the last step, from 0."),
@@ -26,6 +26,11 @@ const METRICS: [(&str, &str, &str); 20] = [
     ("stage_seconds_total", "counter", "Seconds in a stage, the mean over the ranks, at the last checkpoint."),
     ("comm_seconds_total", "counter", "Seconds in calls to other ranks, the mean over the ranks."),
     ("sent_bytes_total", "counter", "Bytes that a rank sent to others, the mean over the ranks."),
+    (
+        "skipped_steps_total",
+        "counter",
+        "Steps that were left out since this process began, for numbers that are not finite.",
+    ),
     ("running", "gauge", "1 while the run goes on, 0 once it has ended."),
     ("updated_timestamp_seconds", "gauge", "When this file was written."),
 ];
@@ -73,6 +78,11 @@ impl Prometheus {
                 for table in &resources.tables {
                     self.set("table_bytes", &[("table", &table.name)], table.bytes as f64);
                 }
+            }
+            Notice::Skipped(_) => {
+                let before = self.values.get("skipped_steps_total").and_then(|values| values.values().next());
+                let skipped = before.copied().unwrap_or(0.0) + 1.0;
+                self.set("skipped_steps_total", &[], skipped);
             }
             Notice::Checkpoint(_) => {}
             Notice::End(_) => self.set("running", &[], 0.0),

@@ -3,6 +3,7 @@
 mod local;
 mod meter;
 mod prepare;
+mod refused;
 
 use super::dataset::Dataset;
 use super::events::{Data, End, Evaluation, Notice, Observer, Saved, Split, Start, Step};
@@ -10,7 +11,7 @@ use super::goal::Goal;
 use super::init;
 use super::persist;
 use super::resources::{self, Resources};
-use super::step::{Clock, StepInput, StepReport, Trainable};
+use super::step::{Clock, StepInput, StepReport, Stepped, Trainable};
 use super::trained::Trained;
 use crate::balance::conflict::Conflict;
 use crate::checkpoint::{CheckpointDir, Progress};
@@ -26,6 +27,7 @@ use crate::metric::Report;
 use crate::nn::Kernels;
 use crate::observe::{Environment, Stage, Stages, json_line};
 use crate::optim::Schedule;
+use crate::pulse;
 pub use local::Local;
 use meter::Meter;
 pub use prepare::Begin;
@@ -55,6 +57,14 @@ impl Ending {
     }
 }
 
+/// What came of a step, to the run.
+struct Took {
+    /// Whether a rank was asked to stop.
+    stop: bool,
+    /// `None` if it was left out.
+    report: Option<StepReport>,
+}
+
 /// A run that is ready for its next step.
 pub struct Run {
     comm: Comm,
@@ -76,6 +86,8 @@ pub struct Run {
     cursor: Cursor,
     progress: Progress,
     saved: Option<u64>,
+    /// Steps that were left out one after another, up to the last.
+    refused_in_a_row: u64,
     /// What `init_from` brought, unless the run was resumed.
     begun_with: Option<init::Report>,
     /// Whether each task has had a labelled row in this epoch, or since the run was resumed.
@@ -133,12 +145,12 @@ impl Run {
                 None => self.loader(self.cursor)?,
             };
             while let Some(batch) = self.next_batch(&mut loader)? {
-                let report = self.one_step(&batch, stop_asked(), &mut meter, observer)?;
+                let took = self.one_step(&batch, stop_asked(), &mut meter, observer)?;
                 loader.recycle(batch);
                 if ahead.is_none() && self.epoch_ends_soon() {
                     ahead = Some(self.loader(Cursor { epoch: self.cursor.epoch + 1, taken: 0 })?);
                 }
-                ending = meter.paused(|| self.after_step(&report, observer))?;
+                ending = meter.paused(|| self.after_step(took.stop, observer))?;
                 if ending.is_some() || self.step == self.total_steps {
                     break;
                 }
@@ -149,7 +161,8 @@ impl Run {
         }
         let ending = ending.unwrap_or(Ending::Done);
         let (seconds, conflict) = (began.elapsed().as_secs_f64(), self.conflict.report(&self.task_names()));
-        let end = End { step: self.step, reason: ending.name(), seconds, conflict };
+        let skipped = self.progress.skipped;
+        let end = End { step: self.step, reason: ending.name(), seconds, skipped, conflict };
         self.tell(observer, Notice::End(end))?;
         Ok(ending)
     }
@@ -167,13 +180,7 @@ impl Run {
         assigned
     }
 
-    fn one_step(
-        &mut self,
-        batch: &Batch,
-        stop: bool,
-        meter: &mut Meter,
-        observer: &mut dyn Observer,
-    ) -> Result<StepReport> {
+    fn one_step(&mut self, batch: &Batch, stop: bool, meter: &mut Meter, observer: &mut dyn Observer) -> Result<Took> {
         let lr_factor = self.schedule.factor(self.step, self.total_steps);
         let clock = Clock { step: self.step, steps_per_epoch: self.layout.steps(), total_steps: self.total_steps };
         let looks = match self.job.train.log_conflict {
@@ -182,9 +189,17 @@ impl Run {
             LogConflict::Never => false,
         };
         let input = StepInput { batch, plan: &self.train.plan, clock, lr_factor, stop, looks };
-        let report = self.trainable.step(&self.comm, &input, &self.stages)?;
-        self.count_conflict(&report);
         let rows = self.layout.rows_in_step(self.cursor.taken);
+        let report = match self.trainable.step(&self.comm, &input, &self.stages)? {
+            Stepped::Taken(report) => report,
+            Stepped::Refused(refused) => {
+                meter.rows += rows;
+                meter.paused(|| self.refused(&refused, batch, clock, observer))?;
+                return Ok(Took { stop: refused.stop, report: None });
+            }
+        };
+        self.refused_in_a_row = 0;
+        self.count_conflict(&report);
         meter.rows += rows;
         let epoch = self.cursor.epoch;
         json_line::set_step(self.step + 1);
@@ -201,7 +216,7 @@ impl Run {
         if self.comm.rank() == 0 {
             observer.tick(epoch, self.step, rows, &report.losses);
         }
-        Ok(report)
+        Ok(Took { stop: report.stop, report: Some(report) })
     }
 
     /// Whether a `step` event is told once `step` steps are taken.
@@ -219,8 +234,8 @@ impl Run {
 
     /// What follows a step; says whether the run ends here. A signal leaves no time to evaluate: that is made up
     /// for when the run is resumed.
-    fn after_step(&mut self, report: &StepReport, observer: &mut dyn Observer) -> Result<Option<Ending>> {
-        if report.stop {
+    fn after_step(&mut self, stop: bool, observer: &mut dyn Observer) -> Result<Option<Ending>> {
+        if stop {
             return Ok(Some(Ending::Signal));
         }
         self.settle(observer)
@@ -282,6 +297,7 @@ impl Run {
     /// Moves the cursor over one step.
     fn advance(&mut self) {
         self.step += 1;
+        pulse::step(self.step);
         self.cursor.taken += self.layout.rows_per_lane as u64;
         if self.layout.steps_after(self.cursor.taken) == 0 {
             self.cursor = Cursor { epoch: self.cursor.epoch + 1, taken: 0 };
@@ -325,11 +341,8 @@ impl Run {
 
     fn save(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let dir = CheckpointDir::of_run(&self.run_dir);
-        let position = persist::Position { step: self.step, cursor: self.cursor, progress: self.progress.clone() };
-        let (comm, trainable) = (self.comm.as_ref(), &self.trainable);
-        let data = self.train.fingerprint();
-        let context = persist::Context { job: &self.job, statistics: &self.statistics, data, position };
-        self.stages.time(Stage::Checkpoint, || persist::save(comm, &dir, trainable, context))?;
+        let (comm, trainable, context) = (self.comm.as_ref(), &self.trainable, self.saved_context());
+        self.stages.time(Stage::Checkpoint, || persist::save(comm, &dir, trainable, context, None))?;
         self.saved = Some(self.step);
         let best = self.progress.best.map(|(step, _)| step);
         let pruned = if comm.rank() == 0 { dir.prune(self.job.checkpoint.keep, best) } else { Ok(()) };
@@ -343,6 +356,12 @@ impl Run {
     /// What this process has taken so far. Collective.
     pub fn resources(&self) -> Result<Resources> {
         Resources::gather(self.comm.as_ref(), self.step, &self.stages, &self.trainable)
+    }
+
+    /// What a checkpoint says of the run as it stands.
+    fn saved_context(&self) -> persist::Context<'_> {
+        let position = persist::Position { step: self.step, cursor: self.cursor, progress: self.progress.clone() };
+        persist::Context { job: &self.job, statistics: &self.statistics, data: self.train.fingerprint(), position }
     }
 
     /// Tells `observer` on rank 0; its failure is everybody's. Collective.

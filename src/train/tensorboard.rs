@@ -36,7 +36,7 @@ impl Board {
                     self.file.scalar(&format!("table_bytes/{}", table.name), step, table.bytes as f64)?;
                 }
             }
-            Notice::Start(_) | Notice::Checkpoint(_) | Notice::End(_) => {}
+            Notice::Start(_) | Notice::Skipped(_) | Notice::Checkpoint(_) | Notice::End(_) => {}
         }
         self.file.flush()
     }
