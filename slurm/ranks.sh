@@ -57,6 +57,9 @@ train() {
         wait "$launcher" || code=$?
     done
     launcher=
+    # MPICH's mpirun, signalled, loses the exit code of its ranks at times. A run that is done ends at once when it is
+    # started again.
+    if [ "$asked" = yes ] && [ "$code" = 0 ]; then code=$EXIT_STOPPED; fi
     return "$code"
 }
 
