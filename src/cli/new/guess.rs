@@ -30,7 +30,7 @@ pub(super) struct Task {
 }
 
 /// Words of names of labels; a column of zeros and ones that has one is a label.
-const LABELS: [&str; 25] = [
+const LABELS: [&str; 26] = [
     "click",
     "clk",
     "label",
