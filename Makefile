@@ -6,7 +6,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 SCRIPTS := .ci/install .ci/run jobs/demo.sh
 
-.PHONY: help demo test build lint doc bench growth decode peer results balancing install
+.PHONY: help demo test build lint doc bench checkpoint growth decode peer results balancing install
 
 help:
 	@echo 'make demo    build, write a synthetic log, train on it with 2 MPI ranks, compare with the best possible'
@@ -15,6 +15,7 @@ help:
 	@echo 'make lint    check format, warnings and shell scripts'
 	@echo 'make doc     build the documentation of the code'
 	@echo 'make bench   run the benchmarks'
+	@echo 'make checkpoint  time saving and loading 4 GiB against dd on the same disk'
 	@echo 'make growth  time steps against table rows, tasks, ranks and sequence length, and draw docs/growth-*.svg'
 	@echo 'make decode  time the reading of Parquet against pyarrow (installs it under runs/decode)'
 	@echo 'make peer    time tandem against TorchRec (installs PyTorch under runs/peer; needs ../shared/bench)'
@@ -59,6 +60,9 @@ balancing: build
 
 bench: install
 	cargo bench --bench dense --bench throughput --bench table_memory
+
+checkpoint: install
+	cargo bench --bench checkpoint
 
 growth: install
 	cargo bench --bench growth

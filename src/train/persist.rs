@@ -3,7 +3,7 @@
 use super::row_classes::RowClasses;
 use super::step::Trainable;
 use crate::checkpoint::{
-    self, CheckpointDir, DenseState, Manifest, ParameterEntry, Progress, Snapshot, TableEntry, load_dense,
+    self, CheckpointDir, DenseState, Manifest, ParameterEntry, Progress, Saving, Snapshot, TableEntry, load_dense,
     load_row_classes, load_tables,
 };
 use crate::comm::Communicator;
@@ -38,8 +38,13 @@ pub struct Context<'a> {
     pub position: Position,
 }
 
-/// Saves a checkpoint. Collective.
-pub fn save(comm: &dyn Communicator, dir: &CheckpointDir, trainable: &Trainable, context: Context) -> Result<()> {
+/// Begins to save a checkpoint. Collective.
+pub fn save(
+    comm: &dyn Communicator,
+    dir: &CheckpointDir,
+    trainable: &mut Trainable,
+    context: Context,
+) -> Result<Saving> {
     let Context { job, statistics, data, position } = context;
     let names = trainable.dense.moment_names();
     let dense = DenseState { names: names.to_vec(), moments: trainable.dense.gather_moments(comm, &trainable.store)? };
@@ -71,8 +76,8 @@ pub fn save(comm: &dyn Communicator, dir: &CheckpointDir, trainable: &Trainable,
         tables: table_entries(trainable),
         files: Vec::new(),
     };
-    let (embeddings, row_classes) = (&trainable.embeddings, trainable.row_classes.as_ref().map(RowClasses::saved));
-    checkpoint::save(comm, dir, Snapshot { manifest, store, dense: &dense, embeddings, row_classes })
+    let (embeddings, row_classes) = (&mut trainable.embeddings, trainable.row_classes.as_ref().map(RowClasses::saved));
+    checkpoint::begin(comm, dir, Snapshot { manifest, store, dense, embeddings, row_classes })
 }
 
 fn table_entries(trainable: &Trainable) -> Vec<TableEntry> {

@@ -3,13 +3,13 @@
 mod local;
 mod meter;
 mod prepare;
+mod saving;
 
 use super::dataset::Dataset;
-use super::events::{End, Evaluation, Notice, Observer, Saved, Start, Step};
+use super::events::{End, Evaluation, Notice, Observer, Start, Step};
 use super::goal::Goal;
 use super::init;
-use super::persist;
-use super::step::{Clock, StepInput, StepReport, Trainable};
+use super::step::{Asks, Clock, StepInput, StepReport, Trainable};
 use super::trained::Trained;
 use crate::balance::conflict::Conflict;
 use crate::checkpoint::{CheckpointDir, Progress};
@@ -28,6 +28,7 @@ use crate::optim::Schedule;
 pub use local::Local;
 use meter::Meter;
 pub use prepare::Begin;
+use saving::Saving;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -74,7 +75,9 @@ pub struct Run {
     step: u64,
     cursor: Cursor,
     progress: Progress,
+    /// Step of the last snapshot that was taken for a checkpoint.
     saved: Option<u64>,
+    saving: Option<Saving>,
     /// What `init_from` brought, unless the run was resumed.
     begun_with: Option<init::Report>,
     /// Whether each task has had a labelled row in this epoch, or since the run was resumed.
@@ -114,6 +117,15 @@ impl Run {
 
     /// Trains to the end, or until `stop_asked` answers true on some rank. `observer` is told on rank 0.
     pub fn train(&mut self, observer: &mut dyn Observer, stop_asked: &dyn Fn() -> bool) -> Result<Ending> {
+        let ended = self.train_on(observer, stop_asked);
+        // What ended the run does not take the checkpoint that is being written, if all ranks know that it ended.
+        if ended.as_ref().is_err_and(|error| error.is_agreed() || self.comm.size() == 1) {
+            let _ = self.finish_saving(observer);
+        }
+        ended
+    }
+
+    fn train_on(&mut self, observer: &mut dyn Observer, stop_asked: &dyn Fn() -> bool) -> Result<Ending> {
         let began = Instant::now();
         let mut meter = Meter::new();
         // A run that was stopped by a signal may owe an evaluation; one that stopped early stays stopped.
@@ -140,6 +152,7 @@ impl Run {
         if self.saved != Some(self.step) {
             self.save(observer)?;
         }
+        self.finish_saving(observer)?;
         let ending = ending.unwrap_or(Ending::Done);
         let (seconds, conflict) = (began.elapsed().as_secs_f64(), self.conflict.report(&self.task_names()));
         let end = End { step: self.step, reason: ending.name(), seconds, conflict };
@@ -174,7 +187,8 @@ impl Run {
             LogConflict::EveryStep => true,
             LogConflict::Never => false,
         };
-        let input = StepInput { batch, plan: &self.train.plan, clock, lr_factor, stop, looks };
+        let asks = Asks { stop, wait: self.saving.as_ref().is_some_and(|saving| !saving.is_written()) };
+        let input = StepInput { batch, plan: &self.train.plan, clock, lr_factor, asks, looks };
         let report = self.trainable.step(&self.comm, &input, &self.stages)?;
         self.count_conflict(&report);
         let rows = self.layout.rows_in_step(self.cursor.taken);
@@ -208,10 +222,13 @@ impl Run {
         }
     }
 
-    /// What follows a step; says whether the run ends here. A signal leaves no time to evaluate: that is made up
+    /// What follows a step; says whether the run ends here. A checkpoint whose files are written on all ranks is made one. A signal leaves no time to evaluate: that is made up
     /// for when the run is resumed.
     fn after_step(&mut self, report: &StepReport, observer: &mut dyn Observer) -> Result<Option<Ending>> {
-        if report.stop {
+        if !report.asks.wait {
+            self.finish_saving(observer)?;
+        }
+        if report.asks.stop {
             return Ok(Some(Ending::Signal));
         }
         self.settle(observer)
@@ -312,22 +329,6 @@ impl Run {
         let samples_per_s = data.plan.rows as f64 / began.elapsed().as_secs_f64();
         let report = report.clone();
         self.tell(observer, Notice::Eval(Evaluation { step, epoch: self.cursor.epoch, split, report, samples_per_s }))
-    }
-
-    fn save(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        let dir = CheckpointDir::of_run(&self.run_dir);
-        let position = persist::Position { step: self.step, cursor: self.cursor, progress: self.progress.clone() };
-        let (comm, trainable) = (self.comm.as_ref(), &self.trainable);
-        let data = self.train.fingerprint();
-        let context = persist::Context { job: &self.job, statistics: &self.statistics, data, position };
-        self.stages.time(Stage::Checkpoint, || persist::save(comm, &dir, trainable, context))?;
-        self.saved = Some(self.step);
-        let best = self.progress.best.map(|(step, _)| step);
-        let pruned = if comm.rank() == 0 { dir.prune(self.job.checkpoint.keep, best) } else { Ok(()) };
-        collectives::agree(comm, pruned)?;
-        let path = dir.step(self.step).display().to_string();
-        let saved = Saved { step: self.step, path, best: best == Some(self.step) };
-        self.tell(observer, Notice::Checkpoint(saved))
     }
 
     /// Tells `observer` on rank 0; its failure is everybody's. Collective.

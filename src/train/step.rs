@@ -15,6 +15,7 @@
 use super::context::{Kind, context};
 use super::dense::DensePart;
 use super::leaves::Leaves;
+pub use super::losses::Asks;
 use super::losses::{self, Losses, TaskSpec};
 use super::row_classes::RowClasses;
 pub use super::weigh::Clock;
@@ -67,8 +68,8 @@ pub struct StepInput<'a> {
     pub clock: Clock,
     /// Learning-rate factor of the schedule.
     pub lr_factor: f64,
-    /// This rank's wish to stop after this step.
-    pub stop: bool,
+    /// What this rank asks for.
+    pub asks: Asks,
     /// Whether to compare the tasks' gradients for the log, where the balancing method does not. The same on every rank;
     /// changes no bit of what is trained.
     pub looks: bool,
@@ -89,14 +90,14 @@ pub struct StepReport {
     pub compared: Option<(Scope, Vec<f64>)>,
     /// Norm of the dense update direction before clipping.
     pub grad_norm: f64,
-    /// Whether a rank was asked to stop.
-    pub stop: bool,
+    /// What any rank asks for.
+    pub asks: Asks,
 }
 
 impl Trainable {
     /// Takes one step. Collective.
     pub fn step(&mut self, comm: &Comm, input: &StepInput, stages: &Stages) -> Result<StepReport> {
-        let &StepInput { batch, plan, clock, lr_factor, stop, looks } = input;
+        let &StepInput { batch, plan, clock, lr_factor, asks, looks } = input;
         let step = clock.step;
         let mut lookup = stages.time(Stage::Exchange, || {
             self.embeddings.lookup(comm.as_ref(), &batch.ids, batch.rows, Mode::Train { step })
@@ -106,7 +107,7 @@ impl Trainable {
         let context = Context { progress: clock.progress(), ..context };
         let output = stages.time(Stage::Forward, || self.model.forward(&leaves.input, &context))?;
         let losses = stages
-            .time(Stage::Forward, || losses::compute(comm.as_ref(), &self.tasks, &output, batch, plan, stop))
+            .time(Stage::Forward, || losses::compute(comm.as_ref(), &self.tasks, &output, batch, plan, asks))
             .map_err(|error| error.at("after step", step))?;
         let forward =
             Forward { graph: &context.graph, leaves: &leaves, output: &output, losses: &losses, batch, clock, looks };
@@ -118,12 +119,12 @@ impl Trainable {
             self.dense.apply(comm.as_ref(), &self.store, (rows, norm), lr)
         })?;
         stages.time(Stage::Exchange, || self.embeddings.apply(row_gradients, lr_factor))?;
-        let Losses { means, plain, present, stop, .. } = losses;
+        let Losses { means, plain, present, asks, .. } = losses;
         if self.balance.method.looks_back() {
             let after = stages.time(Stage::Forward, || self.look_again(comm, input))?;
             self.balance.method.look_back(&after.means, &present)?;
         }
-        Ok(StepReport { losses: means, plain, present, weights, compared, grad_norm: norm, stop })
+        Ok(StepReport { losses: means, plain, present, weights, compared, grad_norm: norm, asks })
     }
 
     /// The leaves of a batch of training rows.
@@ -144,7 +145,7 @@ impl Trainable {
         let context = context(comm, batch, Kind::Look(self.kernels, self.precision), self.seed, step)?;
         let context = Context { progress: clock.progress(), ..context };
         let output = self.model.forward(&leaves.input, &context)?;
-        let losses = losses::compute(comm.as_ref(), &self.tasks, &output, batch, plan, false);
+        let losses = losses::compute(comm.as_ref(), &self.tasks, &output, batch, plan, Asks::default());
         losses.map_err(|error| error.at("after step", step + 1))
     }
 

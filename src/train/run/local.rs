@@ -73,7 +73,7 @@ impl Run {
                     *count += u64::from(*present);
                 }
                 local.steps += 1;
-                local.stopped = report.stop && local.steps < steps;
+                local.stopped = report.asks.stop && local.steps < steps;
             }
         }
         local.losses = sums.iter().map(|&(sum, count)| sum / count.max(1) as f64).collect();
@@ -104,10 +104,11 @@ impl Run {
         Ok(self.test(&mut Unheard)?.map(|report| report.tasks))
     }
 
-    /// Saves a checkpoint that says `progress`. Collective.
+    /// Saves a checkpoint that says `progress`, and waits until it is there. Collective.
     pub fn save_as(&mut self, progress: Progress) -> Result<()> {
         self.progress = progress;
-        self.save(&mut Unheard)
+        self.save(&mut Unheard)?;
+        self.finish_saving(&mut Unheard)
     }
 
     /// What the last checkpoint says of the evaluations so far.

@@ -105,6 +105,7 @@ impl Run {
             best,
             stop,
             saved: None,
+            saving: None,
             begun_with,
             labelled: vec![false; job.tasks.len()],
             conflict: Conflict::default(),
