@@ -26,7 +26,9 @@ mod tests;
 pub use files::{Data, FileEntry, Named, TensorFile, checksum, sync_dir, write_synced, write_tensors};
 pub use folder::{CheckpointDir, resolve};
 pub use inside::inside;
-pub use load::{load_dense, load_known_dense, load_known_tables, load_row_classes, load_tables, read_tables};
+pub use load::{
+    load_dense, load_known_dense, load_known_tables, load_row_classes, load_tables, read_dense, read_tables,
+};
 pub use manifest::{FORMAT, MANIFEST, Manifest, ParameterEntry, Progress, TableEntry};
 pub use matches::Matches;
 pub use save::{DenseState, Snapshot, save};

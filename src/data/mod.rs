@@ -10,6 +10,7 @@
 //! pairs      features → the sides of pairs      relations  what the log pairs, for negatives and ranking
 //! sample     some rows of a log, counted            partition  rows by scenario, into files
 //! place      the address of rows, for messages       scenarios  values of the scenario column, numbered
+//! profile    what the columns of a file look like
 //! ```
 
 pub mod accepts;
@@ -23,6 +24,7 @@ pub mod pairs;
 pub mod partition;
 pub mod place;
 pub mod plan;
+pub mod profile;
 pub mod reader;
 pub mod relations;
 pub mod sample;

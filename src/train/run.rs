@@ -6,10 +6,11 @@ mod prepare;
 mod refused;
 
 use super::dataset::Dataset;
-use super::events::{End, Evaluation, Notice, Observer, Saved, Start, Step};
+use super::events::{Data, End, Evaluation, Notice, Observer, Saved, Split, Start, Step};
 use super::goal::Goal;
 use super::init;
 use super::persist;
+use super::resources::{self, Resources};
 use super::step::{Clock, StepInput, StepReport, Stepped, Trainable};
 use super::trained::Trained;
 use crate::balance::conflict::Conflict;
@@ -24,7 +25,7 @@ use crate::data::statistics::Statistics;
 use crate::error::Result;
 use crate::metric::Report;
 use crate::nn::Kernels;
-use crate::observe::{Stage, Stages};
+use crate::observe::{Environment, Stage, Stages, json_line};
 use crate::optim::Schedule;
 use crate::pulse;
 pub use local::Local;
@@ -117,6 +118,12 @@ impl Run {
             shared_parameters: self.trainable.dense.shared_len(),
             init_from: self.begun_with.clone(),
             lr: self.trainable.dense.lr(),
+            data: Data {
+                train: Split::from(self.train.plan.as_ref()),
+                valid: self.valid.as_ref().map(|valid| Split::from(valid.plan.as_ref())),
+                test: self.test.as_ref().map(|test| Split::from(test.plan.as_ref())),
+            },
+            environment: Environment::here(),
             products: match self.job.kernels {
                 Kernels::Fused => self.job.precision.unit(),
                 Kernels::Reference => "f32 by the reference kernels",
@@ -195,13 +202,15 @@ impl Run {
         self.count_conflict(&report);
         meter.rows += rows;
         let epoch = self.cursor.epoch;
+        json_line::set_step(self.step + 1);
         self.labelled.iter_mut().zip(&report.present).for_each(|(any, &present)| *any |= present);
         self.advance();
         if self.cursor.epoch > epoch {
             self.warn_of_unlabelled();
         }
         if self.logs(self.step) {
-            let event = Step::new(self.step, epoch, meter.lap(), lr_factor, &self.task_names(), &report);
+            let mut event = Step::new(self.step, epoch, meter.lap(), lr_factor, &self.task_names(), &report);
+            event.table_rows = resources::table_rows(self.comm.as_ref(), &self.trainable.embeddings)?;
             self.tell(observer, Notice::Step(event))?;
         }
         if self.comm.rank() == 0 {
@@ -340,7 +349,13 @@ impl Run {
         collectives::agree(comm, pruned)?;
         let path = dir.step(self.step).display().to_string();
         let saved = Saved { step: self.step, path, best: best == Some(self.step) };
-        self.tell(observer, Notice::Checkpoint(saved))
+        self.tell(observer, Notice::Checkpoint(saved))?;
+        self.tell(observer, Notice::Resources(self.resources()?))
+    }
+
+    /// What this process has taken so far. Collective.
+    pub fn resources(&self) -> Result<Resources> {
+        Resources::gather(self.comm.as_ref(), self.step, &self.stages, &self.trainable)
     }
 
     /// What a checkpoint says of the run as it stands.
