@@ -4,16 +4,21 @@ SHELL := bash
 # Rust that was installed a minute ago is not yet on the shell's path.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-SCRIPTS := .ci/install .ci/run jobs/demo.sh
+SCRIPTS := .ci/deny .ci/install .ci/run jobs/demo.sh slurm/array.sbatch slurm/daily.sbatch slurm/ranks.sh \
+	slurm/train.sbatch tests/mpich.sh tests/slurm/run.sh
 
-.PHONY: help demo test build lint doc bench checkpoint growth decode peer results balancing install
+.PHONY: help demo test test-slurm test-hangs test-mpich build lint doc deny bench checkpoint growth decode peer results balancing install
 
 help:
 	@echo 'make demo    build, write a synthetic log, train on it with 2 MPI ranks, compare with the best possible'
 	@echo 'make test    run every test'
+	@echo 'make test-slurm   run the batch scripts on a Slurm of two nodes on this machine (installs it; needs root)'
+	@echo 'make test-hangs   kill and stop ranks 50 times, and compare what they train'
+	@echo 'make test-mpich   build with MPICH and run the tests of MPI ranks on it'
 	@echo 'make build   build target/release/tandem'
 	@echo 'make lint    check format, warnings and shell scripts'
 	@echo 'make doc     build the documentation of the code'
+	@echo 'make deny    check advisories and licences of the dependencies (skipped where cargo-deny is missing)'
 	@echo 'make bench   run the benchmarks'
 	@echo 'make checkpoint  time saving and loading 4 GiB against dd on the same disk'
 	@echo 'make growth  time steps against table rows, tasks, ranks and sequence length, and draw docs/growth-*.svg'
@@ -39,6 +44,17 @@ test:
 	fi
 	cargo test --doc
 
+# The program that the tests of `make test` have built already.
+test-slurm: install
+	cargo test --no-run --test cluster
+	tests/slurm/run.sh
+
+test-hangs: install
+	TANDEM_DISTURBANCES=50 cargo test --test cluster ranks_that_die
+
+test-mpich: install
+	tests/mpich.sh
+
 build: install
 	cargo build --release
 
@@ -47,9 +63,13 @@ lint:
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	shellcheck $(SCRIPTS)
+	@if command -v hadolint >/dev/null; then hadolint Dockerfile; else echo 'SKIPPED: hadolint is not installed'; fi
 
 doc: install
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps
+
+deny:
+	@.ci/deny
 
 results: build
 	benches/results.py --seeds 5 jobs/census_mmoe.yaml jobs/ml1m_mmoe.yaml jobs/taobao_mmoe.yaml

@@ -220,7 +220,8 @@ impl State {
             files: Vec::new(),
         };
         let Self { embeddings, store } = self;
-        let snapshot = Snapshot { manifest, store, dense: DenseState::default(), embeddings, row_classes: None };
+        let snapshot =
+            Snapshot { manifest, store, dense: DenseState::default(), embeddings, only: None, row_classes: None };
         Ok(begin(&Solo, dir, snapshot)?)
     }
 }

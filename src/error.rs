@@ -155,6 +155,16 @@ impl Error {
         self
     }
 
+    /// Says one more thing that the reader can do.
+    #[must_use]
+    pub fn and_fix(mut self, remedy: impl fmt::Display) -> Self {
+        self.fix = Some(match self.fix {
+            Some(fix) => format!("{fix}; {remedy}"),
+            None => remedy.to_string(),
+        });
+        self
+    }
+
     /// Says that every rank holds this same error, so that one of them prints it for all.
     #[must_use]
     pub fn agreed(mut self) -> Self {
@@ -165,6 +175,16 @@ impl Error {
     /// Whether every rank holds this same error.
     pub fn is_agreed(&self) -> bool {
         self.agreed
+    }
+
+    /// What happened and where, in one line, without what to do.
+    pub fn summary(&self) -> String {
+        Self { fix: None, ..self.clone() }.to_string()
+    }
+
+    /// What the reader should do, if that is known.
+    pub fn remedy(&self) -> Option<&str> {
+        self.fix.as_deref()
     }
 
     /// The kind of failure.

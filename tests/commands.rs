@@ -326,8 +326,26 @@ fn a_dry_run_prints_the_job_and_leaves_nothing() {
 
 #[test]
 fn every_command_explains_itself() {
-    for command in ["train", "eval", "predict", "export", "verify", "apply", "inspect", "synth", "balance", "knowledge"]
-    {
+    for command in [
+        "train",
+        "doctor",
+        "eval",
+        "predict",
+        "replay",
+        "export",
+        "verify",
+        "apply",
+        "inspect",
+        "synth",
+        "balance",
+        "knowledge",
+        "report",
+        "new",
+        "ingest",
+        "schema",
+        "completions",
+        "man",
+    ] {
         let output = tandem(&[command, "--help"]);
         assert!(output.status.success(), "{}", text_of(&output));
         let help = String::from_utf8_lossy(&output.stdout);

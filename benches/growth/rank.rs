@@ -58,11 +58,13 @@ pub struct Shape {
     pub one_table: bool,
     /// Length and pooling of the list of ids of each row.
     pub list: Option<(usize, &'static str)>,
+    /// Lanes of the job, so that many ranks can have one each.
+    pub lanes: Option<usize>,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { tasks: 3, balance: "uniform", wire: "f32", one_table: false, list: None }
+        Self { tasks: 3, balance: "uniform", wire: "f32", one_table: false, list: None, lanes: None }
     }
 }
 
@@ -84,6 +86,9 @@ impl Shape {
         writeln!(text, "tasks:")?;
         for task in 0..self.tasks {
             writeln!(text, "  - {{name: t{task}, label: t{task}}}")?;
+        }
+        if let Some(lanes) = self.lanes {
+            text = text.replacen("data: {", &format!("data: {{lanes: {lanes}, "), 1);
         }
         write!(
             text,
@@ -166,18 +171,21 @@ impl Rank {
     /// Trains on `batches`; milliseconds a step, of the exchange of rows and of all.
     pub fn train(&mut self, batches: &[Batch]) -> anyhow::Result<Times> {
         let (stages, start) = (Stages::start(), Instant::now());
-        for batch in batches {
-            let clock = Clock { step: self.steps, steps_per_epoch: 1, total_steps: 1 };
-            let input =
-                StepInput { batch, plan: &self.plan, clock, lr_factor: 1.0, asks: Asks::default(), looks: false };
-            self.run.trainable.step(&self.comm, &input, &stages)?;
-            self.steps += 1;
-        }
+        batches.iter().try_for_each(|batch| self.step(batch, &stages))?;
         let ms_a_step = 1e3 / batches.len() as f64;
         let all = start.elapsed().as_secs_f64() * ms_a_step;
         let rows = stages.summary(self.comm.as_ref())?.rows;
         let exchange = rows.iter().find(|row| row.stage == Stage::Exchange).map_or(0.0, |row| row.seconds.mean);
         Ok(Times { exchange: exchange * ms_a_step, all })
+    }
+
+    /// Takes one step.
+    pub fn step(&mut self, batch: &Batch, stages: &Stages) -> anyhow::Result<()> {
+        let clock = Clock { step: self.steps, steps_per_epoch: 1, total_steps: 1 };
+        let input = StepInput { batch, plan: &self.plan, clock, lr_factor: 1.0, asks: Asks::default(), looks: false };
+        self.run.trainable.step(&self.comm, &input, stages)?;
+        self.steps += 1;
+        Ok(())
     }
 }
 

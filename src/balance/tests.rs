@@ -215,3 +215,14 @@ proptest! {
         }
     }
 }
+
+/// A step that is refused puts back what it found, which may be the very first state.
+#[test]
+fn a_method_takes_back_the_state_in_which_it_was_built() {
+    for kind in kinds() {
+        let mut method = method(&format!("{{kind: {kind}}}"), 2);
+        let state = method.state();
+        method.restore(&state).unwrap_or_else(|error| panic!("{kind}: {error}"));
+        assert_eq!(method.state(), state, "{kind}");
+    }
+}

@@ -1,6 +1,7 @@
 //! The file operations of a checkpoint, in one place, so that a test can let each of them fail.
 
 use crate::error::{Error, Result};
+use crate::pulse;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -58,6 +59,7 @@ impl Disk {
 
     /// Writes the file `path` of these parts, one behind the other, and syncs it.
     pub fn write(&self, path: &Path, parts: &[&[u8]]) -> Result<()> {
+        let _touch = pulse::touch(&path.to_string_lossy(), None);
         let write = || -> std::io::Result<()> {
             self.ask(Operation::Create, path)?;
             let mut file = BufWriter::with_capacity(BLOCK_BYTES, File::create(path)?);

@@ -1,7 +1,9 @@
 //! Files of a checkpoint: safetensors written with a checksum and synced, and read back against it.
 
 use super::disk::Disk;
+use super::inside::inside;
 use crate::error::{Error, Result};
+use crate::pulse;
 use safetensors::tensor::SafeTensors;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -135,12 +137,15 @@ pub struct TensorFile {
 impl TensorFile {
     /// Reads `dir/entry.name` and compares its length and checksum with the manifest's.
     pub fn read(dir: &Path, entry: &FileEntry) -> Result<Self> {
-        let path = dir.join(&entry.name);
+        let path = inside(dir, &entry.name)?;
+        let _touch = pulse::touch(&path.to_string_lossy(), None);
         let damaged = |what: String| damaged(dir, &path, what);
-        let bytes = std::fs::read(&path).map_err(|e| damaged(format!("a checkpoint file cannot be read: {e}")))?;
-        if bytes.len() as u64 != entry.bytes {
-            return Err(damaged(format!("a checkpoint file has {} bytes instead of {}", bytes.len(), entry.bytes)));
+        let unreadable = |e| damaged(format!("a checkpoint file cannot be read: {e}"));
+        let length = std::fs::metadata(&path).map_err(unreadable)?.len();
+        if length != entry.bytes {
+            return Err(damaged(format!("a checkpoint file has {length} bytes instead of {}", entry.bytes)));
         }
+        let bytes = std::fs::read(&path).map_err(unreadable)?;
         let found = checksum(&bytes);
         if found != entry.checksum {
             return Err(damaged(format!("a checkpoint file has checksum {found} instead of {}", entry.checksum)));

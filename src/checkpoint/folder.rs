@@ -10,7 +10,7 @@ const PREFIX: &str = "step-";
 const PARTIAL: &str = ".partial";
 const REPLACED: &str = "-replaced.partial";
 
-/// `RUN_DIR/checkpoints`.
+/// `RUN_DIR/checkpoints`, or another folder of steps.
 #[derive(Debug, Clone)]
 pub struct CheckpointDir {
     path: PathBuf,
@@ -21,6 +21,11 @@ impl CheckpointDir {
     /// The checkpoints of the run folder `run_dir`; the folder need not exist yet.
     pub fn of_run(run_dir: &Path) -> Self {
         Self { path: run_dir.join("checkpoints"), disk: Disk::default() }
+    }
+
+    /// The steps in `path`; the folder need not exist yet.
+    pub fn at(path: PathBuf) -> Self {
+        Self { path, disk: Disk::default() }
     }
 
     /// The folder itself.

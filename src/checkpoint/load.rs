@@ -83,6 +83,16 @@ pub fn load_tables(dir: &Path, manifest: &Manifest, embeddings: &mut Embeddings)
     read_tables(dir, manifest, owned, |table, rows| embeddings.import(table, rows).map(|_| ()))
 }
 
+/// Hands the dense parameters to `take`, by name.
+pub fn read_dense(dir: &Path, manifest: &Manifest, mut take: impl FnMut(&str, Vec<f32>)) -> Result<()> {
+    let file = TensorFile::read(dir, entry(dir, manifest, DENSE_FILE)?)?;
+    let tensors = file.tensors()?;
+    for parameter in &manifest.parameters {
+        take(&parameter.name, tensors.get(&format!("parameters.{}", parameter.name))?);
+    }
+    Ok(())
+}
+
 /// Hands the rows of each table in `buckets` to `take`, in the order of the buckets, file by file. Nothing else is read; some
 /// files ([`super::in_order::THREADS`]) are held in memory at a time.
 pub fn read_tables(

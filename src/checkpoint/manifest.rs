@@ -8,6 +8,7 @@
 //! ```
 
 use super::files::{FileEntry, checksum};
+use super::inside::inside;
 use crate::data::lanes::Cursor;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,13 @@ pub struct Progress {
     pub stop_best: Option<f64>,
     /// Evaluations since then.
     pub stale: usize,
+    /// Steps that were left out because their numbers were not finite.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skipped: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// One dense parameter.
@@ -103,7 +111,7 @@ const DIGITS: usize = 16;
 impl Manifest {
     /// Reads and checks the manifest of the checkpoint folder `dir`.
     pub fn read(dir: &Path) -> Result<Self> {
-        let path = dir.join(MANIFEST);
+        let path = inside(dir, MANIFEST)?;
         let text = std::fs::read(&path).map_err(|e| {
             Error::checkpoint(format!("no readable manifest: {e}"))
                 .at("file", path.display())
@@ -142,6 +150,17 @@ impl Manifest {
         Ok(format!("{HEAD}{}{rest}", checksum(rest.as_bytes())))
     }
 
+    /// Floats of the dense parameters.
+    pub fn dense_floats(&self) -> usize {
+        let floats = |p: &ParameterEntry| p.shape.iter().fold(1usize, |floats, &n| floats.saturating_mul(n));
+        self.parameters.iter().map(floats).fold(0, usize::saturating_add)
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().fold(0, |sum, file| sum.saturating_add(file.bytes))
+    }
+
     /// The totals must agree with the files, and no file may stand outside the folder.
     fn check(&self) -> std::result::Result<(), String> {
         for file in &self.files {
@@ -150,7 +169,7 @@ impl Manifest {
             }
         }
         for (i, table) in self.tables.iter().enumerate() {
-            let found: u64 = self.files.iter().filter_map(|f| f.rows.get(i)).sum();
+            let found = self.files.iter().filter_map(|f| f.rows.get(i)).fold(0u64, |sum, &n| sum.saturating_add(n));
             if found != table.rows {
                 return Err(format!("table `{}` has {} rows, its files hold {found}", table.name, table.rows));
             }
@@ -160,7 +179,7 @@ impl Manifest {
             if first != next || last < first {
                 return Err(format!("buckets {next} to {first} have no file"));
             }
-            next = last + 1;
+            next = last.saturating_add(1);
         }
         if next != self.buckets {
             return Err(format!("buckets {next} to {} have no file", self.buckets));

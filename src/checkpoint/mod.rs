@@ -20,6 +20,7 @@ mod disk;
 mod files;
 mod folder;
 mod in_order;
+mod inside;
 mod load;
 mod manifest;
 mod matches;
@@ -31,7 +32,10 @@ mod tests;
 pub use disk::Disk;
 pub use files::{Data, FileEntry, Named, TensorFile, checksum, write_tensors};
 pub use folder::{CheckpointDir, resolve};
-pub use load::{load_dense, load_known_dense, load_known_tables, load_row_classes, load_tables, read_tables};
+pub use inside::inside;
+pub use load::{
+    load_dense, load_known_dense, load_known_tables, load_row_classes, load_tables, read_dense, read_tables,
+};
 pub use manifest::{FORMAT, MANIFEST, Manifest, ParameterEntry, Progress, TableEntry};
 pub use matches::Matches;
 pub use save::{DenseState, Saving, Snapshot, begin};

@@ -8,9 +8,10 @@ use super::in_order::in_order;
 use super::manifest::{MANIFEST, Manifest};
 use super::table_file;
 use crate::comm::{Communicator, collectives};
-use crate::embedding::{Embeddings, TableSnapshot};
+use crate::embedding::{Embeddings, TableRows, TableSnapshot};
 use crate::error::{Error, Result};
 use crate::nn::{Buffer, ParamStore};
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -44,6 +45,8 @@ pub struct Snapshot<'a> {
     pub dense: DenseState,
     /// This rank's buckets of all tables.
     pub embeddings: &'a mut Embeddings,
+    /// Of each table only the rows of these ids, and no candidates.
+    pub only: Option<Vec<HashSet<u64>>>,
     /// A class of every training row, if the model has such, and the epoch that began with their last assignment.
     pub row_classes: Option<(&'a [u8], u64)>,
 }
@@ -79,12 +82,19 @@ pub struct Saving {
 
 impl Saving {
     fn start(dir: &CheckpointDir, partial: PathBuf, snapshot: Snapshot, is_first: bool) -> Result<Self> {
-        let Snapshot { manifest, store, dense, embeddings, row_classes } = snapshot;
+        let Snapshot { manifest, store, dense, embeddings, only, row_classes } = snapshot;
         let dense = is_first.then(|| dense_tensors(store, dense, row_classes)).transpose()?;
         let waits = !embeddings.has_room_for_snapshot();
         let (owned, tables) = (embeddings.owned_buckets(), embeddings.snapshot());
         let (disk, folder, copy) = (dir.disk.clone(), partial.clone(), manifest.clone());
-        let write = move || write_files(&disk, &folder, &copy, dense, &tables, owned);
+        let rows = move |buckets: Range<usize>| {
+            let of_table = |(index, table): (usize, &TableSnapshot)| match &only {
+                Some(ids) => table.export(buckets.clone()).keeping(|id| ids[index].contains(&id)),
+                None => table.export(buckets.clone()),
+            };
+            tables.iter().enumerate().map(of_table).collect()
+        };
+        let write = move || write_files(&disk, &folder, &copy, dense, rows, owned);
         let thread = std::thread::Builder::new().name("checkpoint".to_string()).spawn(write);
         let thread = thread.map_err(|e| Error::internal(format!("no thread can be started to save: {e}")))?;
         let mut writer = Writer::Running(thread);
@@ -197,7 +207,7 @@ fn write_files(
     partial: &Path,
     manifest: &Manifest,
     dense: Option<Vec<Named<'static>>>,
-    tables: &[TableSnapshot],
+    rows: impl Fn(Range<usize>) -> Vec<TableRows> + Sync,
     owned: Range<usize>,
 ) -> Written {
     let buckets = table_files(owned, manifest.buckets).into_iter().map(Part::Buckets);
@@ -205,8 +215,7 @@ fn write_files(
     let write = |part: &Part| match part {
         Part::Dense(tensors) => write_tensors(disk, partial, DENSE_FILE, tensors),
         Part::Buckets(buckets) => {
-            let rows: Vec<_> = tables.iter().map(|table| table.export(buckets.clone())).collect();
-            table_file::write(disk, partial, &manifest.tables, &rows, buckets.clone())
+            table_file::write(disk, partial, &manifest.tables, &rows(buckets.clone()), buckets.clone())
         }
     };
     let mut entries = Vec::new();

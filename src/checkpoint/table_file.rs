@@ -14,9 +14,11 @@
 
 use super::disk::Disk;
 use super::files::{Data, FileEntry, Named, checksum, checksum_of, damaged, layout};
+use super::inside::inside;
 use super::manifest::TableEntry;
 use crate::embedding::TableRows;
 use crate::error::{Error, Result};
+use crate::pulse;
 use bytemuck::Pod;
 use safetensors::tensor::Metadata;
 use std::fs::File;
@@ -103,7 +105,9 @@ fn bucket_checksums(tables: &[TableRows]) -> Vec<String> {
 /// # Errors
 /// A file that is not what the manifest says: its length, head, rows, or what is in one of these buckets.
 pub fn read(dir: &Path, entry: &FileEntry, tables: &[TableEntry], buckets: &Range<usize>) -> Result<Vec<TableRows>> {
-    let reader = Reader::open(dir, entry)?;
+    let path = inside(dir, &entry.name)?;
+    let _touch = pulse::touch(&path.to_string_lossy(), None);
+    let reader = Reader::open(dir, path, entry)?;
     let Some((first, last)) = entry.buckets else { return Ok(Vec::new()) };
     let buckets = buckets.start.clamp(first, last + 1)..buckets.end.clamp(first, last + 1);
     let of_table = |(index, table)| {
@@ -134,8 +138,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn open(dir: &Path, entry: &FileEntry) -> Result<Self> {
-        let path = dir.join(&entry.name);
+    fn open(dir: &Path, path: PathBuf, entry: &FileEntry) -> Result<Self> {
         let unread = |e: std::io::Error| damaged(dir, &path, format!("a checkpoint file cannot be read: {e}"));
         let file = File::open(&path).map_err(unread)?;
         let bytes = file.metadata().map_err(unread)?.len();
@@ -150,13 +153,13 @@ impl Reader {
         file.read_exact_at(&mut head, 0).map_err(unread)?;
         let metadata: Metadata = serde_json::from_slice(&head[8..])
             .map_err(|e| damaged(dir, &path, format!("a checkpoint file is not safetensors: {e}")))?;
+        if metadata.data_len() as u64 != bytes - start {
+            return Err(damaged(dir, &path, "a checkpoint file has other bytes than its header says".to_string()));
+        }
         let counts = |name: &str| name.ends_with(BUCKET_ROWS) || name.ends_with(BUCKET_CANDIDATES);
         let tensors = metadata.tensors();
         let counts = tensors.iter().filter(|(name, _)| counts(name)).map(|(_, info)| info.data_offsets.1);
         let counts = counts.max().unwrap_or(0);
-        if counts as u64 > bytes - start {
-            return Err(damaged(dir, &path, "a checkpoint file is shorter than its header says".to_string()));
-        }
         head.resize(start as usize + counts, 0);
         file.read_exact_at(&mut head[start as usize..], start).map_err(unread)?;
         let found = checksum(&head);

@@ -108,7 +108,8 @@ impl Parts {
             files: Vec::new(),
         };
         let Self { store, dense, embeddings } = self;
-        begin(comm, dir, Snapshot { manifest, store, dense: dense.clone(), embeddings, row_classes: None })
+        let dense = dense.clone();
+        begin(comm, dir, Snapshot { manifest, store, dense, embeddings, only: None, row_classes: None })
     }
 
     /// Loads over whatever is there.

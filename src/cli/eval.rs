@@ -8,7 +8,7 @@ use crate::data::schema::Purpose;
 use crate::data::store::{Local, Store};
 use crate::error::{Error, Result};
 use crate::metric::{self, Report};
-use crate::observe::{Stages, Terminal, log, threads};
+use crate::observe::{Stages, log, threads};
 use crate::train::dataset::Dataset;
 use crate::train::trained::Trained;
 use serde::Serialize;
@@ -42,7 +42,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args, voice: Voice) -> i32 {
     launch::run(launch::Options::default(), |comm| {
-        log::init(&Terminal::stderr(), comm.rank(), comm.size(), voice.verbosity())?;
+        log::init(&voice.terminal(), comm.rank(), comm.size(), voice.verbosity())?;
         threads::start(args.threads, comm.as_ref())?;
         eval(&comm, &args)
     })

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::export::schema::Dtype;
 use crate::export::tables::Format;
 use crate::export::verify::Report;
-use crate::observe::{Terminal, log, threads};
+use crate::observe::{log, threads};
 use crate::train::export::{Effect, Exported, Layout, Options, export};
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -72,7 +72,7 @@ impl Quantize {
 /// Runs the command, on one rank.
 pub fn run(args: Args, voice: Voice) -> i32 {
     launch::run(launch::Options::default(), |comm| {
-        log::init(&Terminal::stderr(), comm.rank(), comm.size(), voice.verbosity())?;
+        log::init(&voice.terminal(), comm.rank(), comm.size(), voice.verbosity())?;
         if comm.size() > 1 {
             return Err(Error::job("a bundle is written by one rank")
                 .at("ranks", comm.size())

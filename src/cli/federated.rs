@@ -1,6 +1,6 @@
 //! `tandem train` of a job with clients.
 
-use super::train::{catch_signals, replace};
+use super::train::replace;
 use super::{EXIT_STOPPED, Voice};
 use crate::comm::{Comm, collectives};
 use crate::config::{self, Checked};
@@ -13,7 +13,7 @@ use crate::observe::{Events, Terminal};
 use crate::train::run::Ending;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Trains the clients of `job`.
 pub fn train(
@@ -21,8 +21,8 @@ pub fn train(
     job: Checked,
     run_dir: &Path,
     (resume, dry_run): (bool, bool),
-    voice: Voice,
-    terminal: &Terminal,
+    (voice, terminal): (Voice, &Terminal),
+    stop: &AtomicBool,
 ) -> Result<i32> {
     let mut federation = Federation::prepare(comm.clone(), job, Arc::new(Local), run_dir, resume)?;
     let start = federation.start_notice();
@@ -42,7 +42,6 @@ pub fn train(
     let opened = Watcher::open(&comm, run_dir, &federation, &start, speaks.then_some(terminal));
     let mut watcher = collectives::agree(comm.as_ref(), opened)?;
     federation.tell(&mut watcher, Notice::Start(start))?;
-    let stop = catch_signals()?;
     let ending = federation.train(&mut watcher, &|| stop.load(Ordering::Relaxed))?;
     if ending == Ending::Signal {
         return Ok(EXIT_STOPPED);

@@ -1,6 +1,12 @@
 //! `tandem inspect`.
 
+#[cfg(feature = "serving")]
+mod bundle;
+mod diff;
+mod lineage;
+mod log;
 mod neighbours;
+mod rows;
 
 use crate::checkpoint::{self, Manifest};
 use crate::error::Result;
@@ -8,11 +14,14 @@ use neighbours::{Nearness, Neighbour};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-/// Says what a checkpoint holds.
+/// Says what a checkpoint, a bundle or a Parquet log holds.
 #[derive(Debug, clap::Args)]
-#[command(after_help = super::help("Example: tandem inspect runs/census_mmoe --json"))]
+#[command(
+    after_help = super::help("Examples: tandem inspect runs/census_mmoe --rows\n          tandem inspect runs/monday --diff runs/tuesday\n          tandem inspect 'logs/*.parquet'")
+)]
 pub struct Args {
-    /// A checkpoint folder, or a run folder (its best checkpoint, else its newest).
+    /// A checkpoint folder, a run folder (its best checkpoint, else its newest), a bundle, or the glob, folder or file of
+    /// a log.
     path: PathBuf,
     /// Prints one JSON object instead of a table.
     #[arg(long)]
@@ -23,7 +32,13 @@ pub struct Args {
     /// The table whose rows are compared with it; default: its own.
     #[arg(long = "in", value_name = "TABLE", requires = "neighbours")]
     table: Option<String>,
-    /// How many rows are printed.
+    /// Reads the tables of a checkpoint, too: their memory, the norms of their rows, their most frequent ids.
+    #[arg(long, conflicts_with = "job")]
+    rows: bool,
+    /// Says what is different in another checkpoint: rows that came, went and changed, and how far parameters moved.
+    #[arg(long, value_name = "CKPT", conflicts_with_all = ["job", "neighbours", "rows"])]
+    diff: Option<PathBuf>,
+    /// How many rows or ids are printed.
     #[arg(long, value_name = "COUNT", default_value_t = 10, value_parser = super::count)]
     top: usize,
     /// How near rows are.
@@ -40,6 +55,15 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn inspect(args: &Args) -> Result<String> {
+    #[cfg(feature = "serving")]
+    if args.path.join(crate::export::schema::FILE).is_file() {
+        let read = bundle::read(&args.path)?;
+        return Ok(if args.json { bundle::json(&args.path, &read) } else { bundle::text(&args.path, &read) });
+    }
+    if is_log(&args.path) {
+        let read = log::read(&args.path.to_string_lossy())?;
+        return Ok(if args.json { log::json(&read, args.top) } else { log::text(&read) });
+    }
     let path = checkpoint::resolve(&args.path)?;
     let manifest = Manifest::read(&path)?;
     if args.job {
@@ -51,7 +75,32 @@ fn inspect(args: &Args) -> Result<String> {
         let nearest = neighbours::nearest(&path, &manifest, of, table, args.top, args.by)?;
         return Ok(if args.json { neighbours_json(of.1, &nearest) } else { neighbours_table(&nearest) });
     }
-    Ok(if args.json { json(&path, &manifest) } else { table(&path, &manifest) })
+    if let Some(other) = &args.diff {
+        let other = checkpoint::resolve(other)?;
+        let diff = diff::diff((&path, &manifest), (&other, &Manifest::read(&other)?))?;
+        return Ok(if args.json { format!("{}\n", serde_json::json!(diff)) } else { diff::text(&diff) });
+    }
+    let rows = args.rows.then(|| rows::read(&path, &manifest, args.top)).transpose()?;
+    let job = lineage::read(&manifest);
+    Ok(if args.json {
+        json(&path, &manifest, &job, rows.as_deref())
+    } else {
+        table(&path, &manifest, &job) + &rows.map_or_else(String::new, |rows| rows::text(&rows))
+    })
+}
+
+/// Whether a path is a Parquet file, or a glob or folder of some, and no checkpoint or run.
+fn is_log(path: &Path) -> bool {
+    let of_run = |name| path.join(name).exists();
+    let is_glob = path.to_string_lossy().contains(['*', '?', '[']) && !path.exists();
+    is_glob
+        || path.is_file()
+        || path.is_dir() && !of_run(checkpoint::MANIFEST) && !of_run("checkpoints") && holds_parquet(path)
+}
+
+fn holds_parquet(path: &Path) -> bool {
+    use crate::data::store::{Local, Store};
+    Local.list(&path.to_string_lossy()).is_ok()
 }
 
 fn neighbours_json(id: u64, nearest: &[Neighbour]) -> String {
@@ -69,8 +118,8 @@ fn neighbours_table(nearest: &[Neighbour]) -> String {
     text
 }
 
-fn json(path: &Path, manifest: &Manifest) -> String {
-    let value = serde_json::json!({
+fn json(path: &Path, manifest: &Manifest, job: &lineage::Job, rows: Option<&[rows::TableRows]>) -> String {
+    let mut value = serde_json::json!({
         "path": path.display().to_string(),
         "tandem": manifest.tandem,
         "step": manifest.step,
@@ -78,29 +127,36 @@ fn json(path: &Path, manifest: &Manifest) -> String {
         "best": manifest.progress.best.map(|(step, value)| serde_json::json!({"step": step, "value": value})),
         "parameters": manifest.parameters,
         "tables": manifest.tables,
-        "bytes": total_bytes(manifest),
+        "bytes": manifest.bytes(),
         "files": manifest.files.len(),
+        "job": job,
     });
+    if let Some(rows) = rows {
+        value["rows"] = serde_json::json!(rows);
+    }
     format!("{value}\n")
 }
 
-fn table(path: &Path, manifest: &Manifest) -> String {
+fn table(path: &Path, manifest: &Manifest, job: &lineage::Job) -> String {
     let mut text = String::new();
-    let floats: usize = manifest.parameters.iter().map(|p| p.shape.iter().product::<usize>()).sum();
+    let floats = manifest.dense_floats();
     // Writing to a string cannot fail.
     let _ = writeln!(text, "checkpoint  {}", path.display());
     let _ = writeln!(text, "written by  tandem {}", manifest.tandem);
+    let _ = writeln!(text, "job         {}: {}, balanced by {}", job.name, job.model, job.balance);
+    let tasks: Vec<String> = job.tasks.iter().map(|(name, kind)| format!("{name} ({kind})")).collect();
+    let _ = writeln!(text, "tasks       {}", tasks.join(", "));
     let _ = writeln!(text, "trained     {} steps, {} epochs finished", manifest.step, manifest.cursor.epoch);
     if let Some((step, value)) = manifest.progress.best {
         let _ = writeln!(text, "best        {value:.6} at step {step}");
     }
+    for (path, step) in &job.lineage {
+        let step = step.map_or_else(|| "not there any more".to_string(), |step| format!("step {step}"));
+        let _ = writeln!(text, "began with  {path} ({step})");
+    }
     let _ = writeln!(text, "dense       {floats} floats in {} parameters", manifest.parameters.len());
-    let _ = writeln!(
-        text,
-        "on disk     {:.1} MiB in {} files",
-        total_bytes(manifest) as f64 / 1048576.0,
-        manifest.files.len()
-    );
+    let _ =
+        writeln!(text, "on disk     {:.1} MiB in {} files", manifest.bytes() as f64 / 1048576.0, manifest.files.len());
     let width = manifest.tables.iter().map(|t| t.name.len()).max().unwrap_or(0).max(5);
     let _ = writeln!(text, "\n{:<width$}  {:>12}  {:>4}  optimizer state", "table", "rows", "dim");
     for t in &manifest.tables {
@@ -108,8 +164,4 @@ fn table(path: &Path, manifest: &Manifest) -> String {
         let _ = writeln!(text, "{:<width$}  {:>12}  {:>4}  {}", t.name, t.rows, t.dim, state.join(", "));
     }
     text
-}
-
-fn total_bytes(manifest: &Manifest) -> u64 {
-    manifest.files.iter().map(|f| f.bytes).sum()
 }

@@ -60,7 +60,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args, voice: Voice) -> i32 {
     launch::run(launch::Options::default(), |comm| {
-        let terminal = Terminal::stderr();
+        let terminal = voice.terminal();
         log::init(&terminal, comm.rank(), comm.size(), voice.verbosity())?;
         let loaded = collectives::agree(comm.as_ref(), config::load(&args.job, &args.overrides))?;
         threads::start(args.threads, comm.as_ref())?;

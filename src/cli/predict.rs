@@ -3,7 +3,7 @@
 use super::Voice;
 use crate::comm::launch;
 use crate::data::store::Local;
-use crate::observe::{Terminal, log, threads};
+use crate::observe::{log, threads};
 use crate::train::predict::{Options, predict};
 use crate::train::trained::Trained;
 use std::path::PathBuf;
@@ -50,7 +50,7 @@ enum Missing {
 /// Runs the command.
 pub fn run(args: Args, voice: Voice) -> i32 {
     launch::run(launch::Options::default(), |comm| {
-        let terminal = Terminal::stderr();
+        let terminal = voice.terminal();
         log::init(&terminal, comm.rank(), comm.size(), voice.verbosity())?;
         threads::start(args.threads, comm.as_ref())?;
         let mut trained = Trained::load(&comm, &args.checkpoint)?;

@@ -1,17 +1,22 @@
 //! `tandem train`.
 
-use super::{EXIT_STOPPED, Voice};
-use crate::comm::{Comm, collectives, launch};
+use super::{EXIT_STOPPED, EXIT_STUCK, Voice};
+use crate::comm::{Comm, collectives, launch, same};
 use crate::config::{self, Loaded};
 use crate::data::store::Local;
 use crate::error::{Error, Result};
 use crate::metric;
-use crate::observe::{Events, Progress, Terminal, log, progress, threads};
+use crate::observe::tensorboard::TensorBoard;
+use crate::observe::watchdog::{self, Watchdog};
+use crate::observe::{Events, Format, Progress, Terminal, log, progress, threads};
 use crate::train::events::{Notice, Observer, Start};
+use crate::train::prometheus::Prometheus;
 use crate::train::run::{Ending, Run};
+use crate::train::tensorboard::Board;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// Trains a job, on one rank or under `mpirun`.
 #[derive(Debug, clap::Args)]
@@ -30,6 +35,9 @@ pub struct Args {
     /// Where the run writes; default: `run_dir` of the job, else `runs/<name>`.
     #[arg(long)]
     run_dir: Option<PathBuf>,
+    /// Also writes event files for TensorBoard into `RUN_DIR/tensorboard`.
+    #[arg(long)]
+    tensorboard: bool,
     /// Checks the job, the data and the model, prints the resolved job, and stops before the first step.
     #[arg(long)]
     dry_run: bool,
@@ -37,24 +45,40 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args, voice: Voice) -> i32 {
+    // First of all: a signal that comes while data are opened must not be a death.
+    let caught = catch_signals();
+    let watchdog =
+        Watchdog::start(|(rank, size), error| launch::leave_now((rank, size), EXIT_STUCK, &error.to_string()));
     launch::run(launch::Options::default(), |comm| {
-        let terminal = Terminal::stderr();
+        let terminal = voice.terminal();
         log::init(&terminal, comm.rank(), comm.size(), voice.verbosity())?;
+        let stop = caught?;
+        let watchdog = watchdog.map_err(not_watched)?;
         let loaded = collectives::agree(comm.as_ref(), config::load(&args.job, &args.overrides))?;
         let source = loaded.source.clone();
-        train(comm, loaded, &args, voice, &terminal).map_err(|error| source.locate(error))
+        train(comm, loaded, &args, (voice, &terminal), (&stop, &watchdog)).map_err(|error| source.locate(error))
     })
 }
 
-fn train(comm: Comm, loaded: Loaded, args: &Args, voice: Voice, terminal: &Terminal) -> Result<i32> {
-    let threads = threads::start(loaded.job.threads, comm.as_ref())?;
+fn train(
+    comm: Comm,
+    loaded: Loaded,
+    args: &Args,
+    (voice, terminal): (Voice, &Terminal),
+    (stop, watchdog): (&AtomicBool, &Watchdog),
+) -> Result<i32> {
     let run_dir = args.run_dir.clone().unwrap_or_else(|| PathBuf::from(loaded.job.run_dir()));
+    check_alike(&comm, &loaded, args, &run_dir)?;
+    let threads = threads::start(loaded.job.threads, comm.as_ref())?;
     if !args.dry_run {
         let usable = if comm.rank() == 0 { try_folder(&run_dir) } else { Ok(()) };
         collectives::agree(comm.as_ref(), usable)?;
+        let aimed = watchdog.aim(loaded.job.train.watchdog.0, &run_dir, (comm.rank(), comm.size()));
+        aimed.map_err(not_watched)?;
     }
     if loaded.job.federated.is_some() {
-        return super::federated::train(comm, loaded.job, &run_dir, (args.resume, args.dry_run), voice, terminal);
+        let how = (args.resume, args.dry_run);
+        return super::federated::train(comm, loaded.job, &run_dir, how, (voice, terminal), stop);
     }
     let mut run = Run::prepare(comm.clone(), loaded.job, Arc::new(Local), &run_dir, args.resume)?;
     let start = run.start_notice(threads);
@@ -71,27 +95,45 @@ fn train(comm: Comm, loaded: Loaded, args: &Args, voice: Voice, terminal: &Termi
         }
         return Ok(0);
     }
-    let opened = Watcher::open(&comm, &run_dir, &run, &start, speaks.then_some(terminal));
+    let opened = Watcher::open(&comm, &run_dir, &run, &start, speaks.then_some(terminal), args.tensorboard);
     let mut watcher = collectives::agree(comm.as_ref(), opened)?;
     run.tell(&mut watcher, Notice::Start(start))?;
-    let stop = catch_signals()?;
     let ending = run.train(&mut watcher, &|| stop.load(Ordering::Relaxed))?;
     if ending != Ending::Signal {
         run.test(&mut watcher)?;
     }
-    let times = run.stages.summary(comm.as_ref())?;
+    let resources = run.resources()?;
+    let times = resources.times.to_string();
+    run.tell(&mut watcher, Notice::Resources(resources))?;
     watcher.finish();
     if speaks {
-        terminal.line(&times.to_string());
+        terminal.line(&times);
     }
     Ok(if ending == Ending::Signal { EXIT_STOPPED } else { 0 })
 }
 
-/// Makes the run folder, and sees that it can be written before hours are spent.
+/// Refuses ranks that were started with different jobs or arguments, and tells of tasks that have no rank. Collective.
+fn check_alike(comm: &Comm, loaded: &Loaded, args: &Args, run_dir: &Path) -> Result<()> {
+    let started = format!("{}\n{run_dir:?} {} {}", config::to_yaml(&loaded.job)?, args.resume, args.dry_run);
+    let fix = "all ranks must read one job file, with the same options: put it into a folder that all nodes share";
+    same::check(comm.as_ref(), &started, "the ranks were started with different jobs", fix)?;
+    if let Some(tasks) = launch::tasks_left_idle(comm.size()).filter(|_| comm.rank() == 0) {
+        tracing::warn!("the Slurm job has {tasks} tasks, but only {} ranks were started", comm.size());
+    }
+    Ok(())
+}
+
+fn not_watched(e: std::io::Error) -> Error {
+    Error::internal(format!("the watchdog cannot be started: {e}"))
+}
+
+/// Makes the run folder, and sees that it can be written before hours are spent. What watchdogs of an earlier run wrote
+/// goes.
 fn try_folder(run_dir: &Path) -> Result<()> {
     let refused =
         |e| Error::io("creating the run folder", run_dir, &e).fix("choose a folder to write to with --run-dir");
     std::fs::create_dir_all(run_dir).map_err(refused)?;
+    let _ = std::fs::remove_file(run_dir.join(watchdog::FILE));
     let probe = run_dir.join(".tandem-can-write");
     std::fs::write(&probe, "").and_then(|()| std::fs::remove_file(&probe)).map_err(|e| Error::io("writing", &probe, &e))
 }
@@ -140,7 +182,7 @@ fn parameters(start: &Start) -> String {
 }
 
 /// SIGTERM, SIGINT and SIGUSR1 ask for a checkpoint and a clean end; a second SIGINT or SIGTERM ends at once.
-pub(super) fn catch_signals() -> Result<Arc<AtomicBool>> {
+fn catch_signals() -> Result<Arc<AtomicBool>> {
     use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
     let stop = Arc::new(AtomicBool::new(false));
     let failed = |e: std::io::Error| Error::internal(format!("signals cannot be caught: {e}"));
@@ -153,16 +195,25 @@ pub(super) fn catch_signals() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// Follows the run on rank 0: the log, the resolved job, the progress display.
+/// Follows the run on rank 0: the log, the resolved job, the progress display, what dashboards read.
 struct Watcher {
     events: Events,
+    board: Option<Board>,
+    gauges: Gauges,
     progress: Progress,
     terminal: Option<Terminal>,
 }
 
 impl Watcher {
-    fn open(comm: &Comm, run_dir: &Path, run: &Run, start: &Start, terminal: Option<&Terminal>) -> Result<Self> {
-        let shown = terminal.cloned().unwrap_or_else(Terminal::stderr);
+    fn open(
+        comm: &Comm,
+        run_dir: &Path,
+        run: &Run,
+        start: &Start,
+        terminal: Option<&Terminal>,
+        tensorboard: bool,
+    ) -> Result<Self> {
+        let shown = terminal.cloned().unwrap_or_else(|| Terminal::stderr(Format::Text));
         let plan = progress::Plan {
             steps: start.total_steps,
             done: start.step,
@@ -173,12 +224,19 @@ impl Watcher {
         let display_rank = if terminal.is_some() { comm.rank() } else { usize::MAX };
         let mut watcher = Self {
             events: Events::nowhere(),
-            progress: Progress::start(&shown, display_rank, plan),
+            board: None,
+            gauges: Gauges::new(run_dir, &start.job),
+            progress: Progress::start(&shown, display_rank, plan).watching(comm),
             terminal: terminal.cloned(),
         };
         if comm.rank() == 0 {
-            replace(&run_dir.join("job.yaml"), &config::to_yaml(&run.job)?)?;
+            let job = config::to_yaml(&run.job)?;
+            replace(&run_dir.join("job.yaml"), &job)?;
             watcher.events = Events::resume(&run_dir.join("metrics.jsonl"), start.step)?;
+            if tensorboard {
+                let file = TensorBoard::create(&run_dir.join("tensorboard"), start.step)?;
+                watcher.board = Some(Board::new(file, &job, start.step)?);
+            }
         }
         Ok(watcher)
     }
@@ -188,17 +246,50 @@ impl Watcher {
     }
 }
 
+/// `metrics.prom`, which is written anew at most once a second, but for the events that are rare.
+struct Gauges {
+    path: PathBuf,
+    state: Prometheus,
+    next: Instant,
+}
+
+impl Gauges {
+    fn new(run_dir: &Path, job: &str) -> Self {
+        Self { path: run_dir.join("metrics.prom"), state: Prometheus::new(job), next: Instant::now() }
+    }
+
+    fn notice(&mut self, notice: &Notice) -> Result<()> {
+        self.state.notice(notice);
+        let now = Instant::now();
+        if matches!(notice, Notice::Step(_)) && now < self.next {
+            return Ok(());
+        }
+        self.next = now + Duration::from_secs(1);
+        replace(&self.path, &self.state.text())
+    }
+}
+
 impl Observer for Watcher {
     fn notice(&mut self, notice: &Notice) -> Result<()> {
         notice.write(&mut self.events)?;
+        self.gauges.notice(notice)?;
+        if let Some(board) = &mut self.board {
+            board.notice(notice)?;
+        }
         if self.terminal.is_none() {
             return Ok(());
         }
         match notice {
             Notice::Eval(e) => {
                 let table = metric::render(&e.report);
+                self.progress.scored(metric::headlines(&e.report.tasks));
                 self.progress.message(&format!("{} after step {}\n{}", e.split, e.step, table.trim_end()));
                 self.progress.restart_clock();
+            }
+            Notice::Skipped(skipped) => {
+                let replay = skipped.path.as_ref().map(|path| format!("\n  replay it: tandem replay {path}"));
+                let (step, what) = (skipped.step, skipped.finding.error().summary());
+                self.progress.message(&format!("left out step {step}: {what}{}", replay.unwrap_or_default()));
             }
             Notice::Checkpoint(saved) => {
                 let best = if saved.best { ", the best so far" } else { "" };
@@ -211,12 +302,16 @@ impl Observer for Watcher {
                     "signal" => "stopped by a signal after saving; go on with --resume",
                     _ => "done",
                 };
-                self.progress.message(&format!("{why} after step {} and {:.1} s", end.step, end.seconds));
+                let skipped = match end.skipped {
+                    0 => String::new(),
+                    steps => format!("; {steps} steps were left out, since their numbers were not finite"),
+                };
+                self.progress.message(&format!("{why} after step {} and {:.1} s{skipped}", end.step, end.seconds));
                 if let Some(conflict) = &end.conflict {
                     self.progress.message(&format!("\n{conflict}\n"));
                 }
             }
-            Notice::Start(_) | Notice::Step(_) => {}
+            Notice::Start(_) | Notice::Step(_) | Notice::Resources(_) => {}
         }
         Ok(())
     }

@@ -10,7 +10,10 @@
 //! | `Err` on one rank | `rank 3: …`, by that rank | `MPI_Abort` |
 //! | the same [agreed](Error::agreed) `Err` on every rank | `error: …`, by rank 0 | `MPI_Abort` of rank 0 |
 //! | panic, on whichever thread | the panic, then `rank 3: …` | `MPI_Abort` |
+//! | nothing moves ([`leave_now`]) | `rank 3: …`, by a rank that waits | that process, then the launcher |
 
+#[cfg(feature = "mpi")]
+use super::same;
 use super::solo::Solo;
 use super::{Comm, STOPPED_BY_PANIC, print_failure};
 use crate::error::{Error, Result};
@@ -62,7 +65,8 @@ fn run_mpi(options: Options, launcher: &Launcher, job: impl FnOnce(Comm) -> Resu
         }
     };
     let comm = session.comm();
-    let result = launcher.check_world(comm.size()).and_then(|()| unless_it_panics(|| job(Rc::clone(&comm))));
+    let started = launcher.check_world(comm.size()).and_then(|()| same::check_program(comm.as_ref()));
+    let result = started.and_then(|()| unless_it_panics(|| job(Rc::clone(&comm))));
     let code = conclude(comm.as_ref(), result);
     session.finish();
     code
@@ -96,6 +100,22 @@ fn conclude(comm: &dyn super::Communicator, result: Result<i32>) -> i32 {
     comm.abort(error.exit_code(), &error.to_string());
 }
 
+/// Ends this process at once, from any thread, with a message: for a job whose main threads may be stuck inside MPI,
+/// which nobody else may call. The launcher then ends the other ranks, as when a rank dies.
+pub fn leave_now(comm: (usize, usize), code: i32, message: &str) -> ! {
+    let (rank, size) = comm;
+    let label = if size > 1 { format!("rank {rank}") } else { "error".to_string() };
+    print_failure(&label, message);
+    signal_hook::low_level::exit(code)
+}
+
+/// How many tasks the Slurm job has, if `mpirun` in its batch script started fewer ranks.
+pub fn tasks_left_idle(world_size: usize) -> Option<usize> {
+    let number = |name| std::env::var(name).ok()?.parse::<usize>().ok();
+    let tasks = number("SLURM_NTASKS").filter(|_| number("SLURM_STEP_ID").is_none())?;
+    (tasks > world_size).then_some(tasks)
+}
+
 /// What the environment says about who started this process.
 #[derive(Debug, PartialEq, Eq)]
 struct Launcher {
@@ -126,13 +146,15 @@ impl Launcher {
         Self { starts_mpi, tasks }
     }
 
-    /// Refuses to train as many separate worlds of one rank, each writing over the others' files.
+    /// Refuses to train as many separate worlds, mostly of one rank, each writing over the others' files.
     fn check_world(&self, world_size: usize) -> Result<()> {
         let Some((variable, tasks)) = self.tasks else { return Ok(()) };
-        if world_size > 1 || tasks == 1 {
+        // One world may also span several groups of tasks (a heterogeneous job).
+        if world_size >= tasks {
             return Ok(());
         }
-        let error = Error::job(format!("{tasks} processes were started, but this one sees no other rank"))
+        let seen = if world_size == 1 { "no other rank".to_string() } else { format!("{world_size} ranks only") };
+        let error = Error::job(format!("{tasks} processes were started, but this one sees {seen}"))
             .at("environment", format!("{variable}={tasks}"));
         Err(if !cfg!(feature = "mpi") {
             error.fix("this tandem was built without MPI: rebuild it with `cargo build --release --features mpi`")
@@ -174,6 +196,9 @@ mod tests {
         let text = srun.check_world(1).expect_err("8 tasks are no world of 1").to_string();
         assert!(text.contains("8 processes") && text.contains("SLURM_STEP_NUM_TASKS=8"), "{text}");
         assert!(srun.check_world(8).is_ok());
+        assert!(srun.check_world(16).is_ok());
+        let text = srun.check_world(4).expect_err("two worlds of 4").to_string();
+        assert!(text.contains("8 processes were started, but this one sees 4 ranks only"), "{text}");
 
         let older = detect(&[("SLURM_STEP_ID", "3"), ("SLURM_NPROCS", "2")]);
         assert!(older.check_world(1).is_err());

@@ -2,6 +2,7 @@
 
 use super::Traffic;
 use crate::error::Result;
+use crate::pulse;
 use std::cell::Cell;
 use std::time::Instant;
 
@@ -13,7 +14,9 @@ impl Meter {
     /// Runs one collective call that sends `sent_bytes` to other ranks, and books it.
     pub(super) fn call<T>(&self, sent_bytes: usize, body: impl FnOnce() -> Result<T>) -> Result<T> {
         let start = Instant::now();
+        let waiting = pulse::waiting();
         let result = body();
+        drop(waiting);
         let mut traffic = self.0.get();
         traffic.sent_bytes += sent_bytes as u64;
         traffic.calls += 1;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// How often something happens.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -159,6 +160,71 @@ impl<'de> Deserialize<'de> for Bytes {
     }
 }
 
+/// How long something may take: `10 min`, `30 s`, `2 h`, or `off` for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeLimit(pub Option<Duration>);
+
+/// Units of [`TimeLimit`] in seconds, largest first.
+const TIME_UNITS: [(&str, u64); 3] = [("h", 3600), ("min", 60), ("s", 1)];
+
+/// In the largest unit of which it is a whole number.
+impl fmt::Display for TimeLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(limit) = self.0 else { return write!(f, "off") };
+        let seconds = limit.as_secs();
+        let whole = |&&(_, size): &&(&str, u64)| seconds >= size && seconds.is_multiple_of(size);
+        let (unit, size) = TIME_UNITS.iter().find(whole).copied().unwrap_or(("s", 1));
+        write!(f, "{} {unit}", seconds / size)
+    }
+}
+
+impl FromStr for TimeLimit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no length of time: write `10 min`, `30 s`, `2 h` or `off`");
+        let text = text.trim();
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
+        let unit = text[digits..].trim_start();
+        let (_, size) = TIME_UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
+        let seconds = number.checked_mul(*size).filter(|&seconds| seconds > 0).ok_or_else(wrong)?;
+        Ok(Self(Some(Duration::from_secs(seconds))))
+    }
+}
+
+impl Serialize for TimeLimit {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for TimeLimit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Limit;
+        impl de::Visitor<'_> for Limit {
+            type Value = TimeLimit;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a length of time: `10 min`, `30 s`, `2 h` or `off`")
+            }
+
+            /// YAML 1.1 reads `off` as false.
+            fn visit_bool<E: de::Error>(self, on: bool) -> Result<TimeLimit, E> {
+                if on { Err(E::invalid_value(de::Unexpected::Bool(on), &self)) } else { Ok(TimeLimit(None)) }
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<TimeLimit, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(Limit)
+    }
+}
+
 /// Reads `auto` (or nothing) as `None`, and a number as itself: for `#[serde(deserialize_with)]`.
 pub(super) fn auto_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
     struct AutoOrNumber;
@@ -230,6 +296,21 @@ mod tests {
         }
         assert_eq!(Bytes(3 << 30).to_string(), "3 GiB");
         assert_eq!(Bytes(1_500_000).to_string(), "1500 kB");
+    }
+
+    #[test]
+    fn lengths_of_time_read_as_people_write_them_and_survive_being_written() {
+        for (text, seconds) in [("10 min", Some(600)), ("30s", Some(30)), ("2 h", Some(7200)), ("off", None)] {
+            let limit = TimeLimit(seconds.map(Duration::from_secs));
+            assert_eq!(text.parse(), Ok(limit), "{text}");
+            let written = serde_yaml::to_string(&limit).unwrap();
+            assert_eq!(serde_yaml::from_str::<TimeLimit>(&written).unwrap(), limit, "{written}");
+        }
+        assert_eq!(TimeLimit(Some(Duration::from_secs(90))).to_string(), "90 s");
+        assert_eq!(serde_yaml::from_str::<TimeLimit>("false").unwrap(), TimeLimit(None));
+        for wrong in ["", "10", "0 s", "10 m", "1.5 h", "-1 s", "min", "on", "99999999999999999999 s"] {
+            assert!(wrong.parse::<TimeLimit>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -8,7 +8,9 @@
 //! stream     one lane: windows, permuted            loader      all lanes of a rank → one batch a step
 //! sharing    row groups that several lanes read    scan        files in order, all columns, for `predict`
 //! pairs      features → the sides of pairs      relations  what the log pairs, for negatives and ranking
+//! sample     some rows of a log, counted            partition  rows by scenario, into files
 //! place      the address of rows, for messages       scenarios  values of the scenario column, numbered
+//! profile    what the columns of a file look like
 //! ```
 
 pub mod accepts;
@@ -22,8 +24,10 @@ pub mod pairs;
 pub mod partition;
 pub mod place;
 pub mod plan;
+pub mod profile;
 pub mod reader;
 pub mod relations;
+pub mod sample;
 pub mod scan;
 pub mod scenarios;
 pub mod schema;

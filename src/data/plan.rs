@@ -9,6 +9,7 @@ use super::store::{BlobReader, FileInfo, Store, list_all, partitions};
 use crate::comm::{Communicator, collectives};
 use crate::error::{Error, Result};
 use crate::guard;
+use crate::pulse;
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, new_null_array};
 use arrow::datatypes::{DataType, Field};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
@@ -190,6 +191,7 @@ fn footer(store: &dyn Store, file: &File, index: usize, schema: &Schema) -> Resu
 
 /// Reads a footer; what is not a whole Parquet file is an error that names it.
 pub(super) fn load_footer(reader: &BlobReader, path: &str, options: ArrowReaderOptions) -> Result<ArrowReaderMetadata> {
+    let _touch = pulse::touch(path, None);
     let loaded = guard::run(|| ArrowReaderMetadata::load(reader, options));
     loaded.and_then(|loaded| loaded.map_err(|e| e.to_string())).map_err(|what| {
         Error::data(format!("this is not a whole Parquet file: {what}"))

@@ -9,6 +9,7 @@ use super::sharing::{Group, SharedGroups};
 use super::store::{BlobReader, Store};
 use crate::error::{Error, Result};
 use crate::guard;
+use crate::pulse;
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{Field, Schema as ArrowSchema};
 use parquet::arrow::ProjectionMask;
@@ -262,6 +263,7 @@ fn untrusted<T, E: std::fmt::Display>(
 
 /// The next rows of a row group that has more.
 fn next_batch(reader: &mut ParquetRecordBatchReader, file: &str, row_group: u32) -> Result<RecordBatch> {
+    let _touch = pulse::touch(file, Some(row_group));
     let batch = untrusted(|| reader.next().transpose()).map_err(|what| damaged(file, row_group, &what))?;
     batch.ok_or_else(|| changed(file, row_group))
 }
@@ -269,7 +271,9 @@ fn next_batch(reader: &mut ParquetRecordBatchReader, file: &str, row_group: u32)
 /// About what the columns of a row group take once they are decoded: 8 bytes a value.
 fn decoded_bytes(metadata: &ArrowReaderMetadata, row_group: u32, mask: &ProjectionMask) -> usize {
     let columns = metadata.metadata().row_group(row_group as usize).columns().iter().enumerate();
-    columns.filter(|(index, _)| mask.leaf_included(*index)).map(|(_, column)| 8 * column.num_values() as usize).sum()
+    let values = columns.filter(|(index, _)| mask.leaf_included(*index)).map(|(_, column)| column.num_values());
+    // A damaged footer says any number.
+    values.fold(0usize, |bytes, n| bytes.saturating_add(usize::try_from(n).unwrap_or(usize::MAX).saturating_mul(8)))
 }
 
 fn damaged(file: &str, row_group: u32, source: &str) -> Error {

@@ -95,7 +95,7 @@ impl Memory {
 
 /// What may still be allocated: the machine's available memory, or what the process's control group (a
 /// Slurm job's memory limit) leaves, less the reserve. Unlimited where the system does not tell.
-fn available_bytes() -> u64 {
+pub fn available_bytes() -> u64 {
     let Ok(mut system) = System::new() else {
         return u64::MAX;
     };

@@ -55,6 +55,17 @@ impl TableRows {
         kept
     }
 
+    /// Those rows whose ids are `wanted`, in all its buckets, without candidates.
+    #[must_use]
+    pub fn keeping(&self, wanted: impl Fn(u64) -> bool) -> Self {
+        let mut kept = self.of_ids(&wanted);
+        let mut ids = self.ids.iter();
+        let rows = |&rows: &u64| ids.by_ref().take(rows as usize).filter(|id| wanted(**id)).count() as u64;
+        kept.bucket_rows = self.bucket_rows.iter().map(rows).collect();
+        kept.bucket_candidates = vec![0; self.bucket_candidates.len()];
+        kept
+    }
+
     /// Without rows, with room for some.
     pub(super) fn with_room(buckets: Range<usize>, rows: usize, (dim, width): (usize, usize)) -> Self {
         Self {

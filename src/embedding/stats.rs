@@ -1,8 +1,11 @@
 //! What tables hold and what they cost, for reports and for the error when they cost too much.
 
+use super::embeddings::Embeddings;
 use super::memory::Shortage;
 use super::table::{Bucket, Meta, Table};
 use crate::error::Error;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 /// Rows and bytes of one table on one rank.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,6 +30,26 @@ pub struct TableStats {
     pub candidate_bytes: usize,
     /// Allocated, but holding no row: the end of the last page and slots of evicted rows.
     pub spare_bytes: usize,
+}
+
+/// Bytes of one row of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowCost {
+    /// In memory, its share of the index included.
+    pub memory: usize,
+    /// In a checkpoint.
+    pub disk: usize,
+}
+
+/// Bytes of an entry of the index, at the lowest load that it has.
+const INDEX_BYTES: usize = (size_of::<u32>() + 1) * 16 / 7;
+
+impl Embeddings {
+    /// What a row of a table costs.
+    pub fn row_cost(&self, table: usize) -> RowCost {
+        let disk = self.tables[table].rows.row_bytes() + size_of::<Meta>();
+        RowCost { memory: disk + INDEX_BYTES, disk }
+    }
 }
 
 impl TableStats {
@@ -61,6 +84,19 @@ impl Table {
             spare_bytes: self.rows.bytes() + self.meta.bytes() - rows * (row_bytes + size_of::<Meta>())
                 + self.free.capacity() * size_of::<u32>(),
         }
+    }
+
+    /// At most `count` ids with the most training rows, and their rows: the most first, then by id.
+    pub fn hottest(&self, count: usize) -> Vec<(u64, u32)> {
+        let mut hottest = BinaryHeap::with_capacity(count + 1);
+        for &slot in self.shards.iter().flat_map(|shard| &shard.index) {
+            let meta = self.meta(slot);
+            hottest.push((Reverse(meta.count), meta.id));
+            if hottest.len() > count {
+                hottest.pop();
+            }
+        }
+        hottest.into_sorted_vec().into_iter().map(|(Reverse(rows), id)| (id, rows)).collect()
     }
 
     /// The error for growth that was refused.

@@ -9,7 +9,7 @@
 //!   tables/…           the embedding tables
 //! ```
 
-use crate::checkpoint::checksum;
+use crate::checkpoint::{checksum, inside};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -147,7 +147,14 @@ fn list(folder: &Path, prefix: &str, names: &mut Vec<String>) -> Result<()> {
     for found in std::fs::read_dir(folder).map_err(failed)? {
         let found = found.map_err(failed)?;
         let name = format!("{prefix}{}", found.file_name().to_string_lossy());
-        match found.path().is_dir() {
+        let kind = found.file_type().map_err(failed)?;
+        // `tandem export` makes none, and one could lead anywhere.
+        if kind.is_symlink() {
+            return Err(Error::checkpoint(format!("`{name}` is a symbolic link"))
+                .at("path", folder.display())
+                .fix("copy what it leads to in its place, if you trust who made this bundle"));
+        }
+        match kind.is_dir() {
             true => list(&found.path(), &format!("{name}/"), names)?,
             false if name != MANIFEST => names.push(name),
             false => {}
@@ -158,7 +165,7 @@ fn list(folder: &Path, prefix: &str, names: &mut Vec<String>) -> Result<()> {
 
 /// Length and checksum of a file, read in pieces.
 fn entry(dir: &Path, name: &str) -> Result<FileEntry> {
-    let path = dir.join(name);
+    let path = inside(dir, name)?;
     let failed = |e: std::io::Error| Error::io("reading", &path, &e);
     let mut file = File::open(&path).map_err(failed)?;
     let (mut hash, mut bytes, mut buffer) = (Xxh3::new(), 0, vec![0; CHUNK]);
@@ -198,7 +205,7 @@ impl Manifest {
 
     /// Reads the manifest of a bundle, and no other file.
     pub fn read(dir: &Path) -> Result<Self> {
-        let path = dir.join(MANIFEST);
+        let path = inside(dir, MANIFEST)?;
         let text = std::fs::read_to_string(&path).map_err(|e| {
             Error::checkpoint(format!("this is no bundle: {e}"))
                 .at("file", path.display())

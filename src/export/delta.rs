@@ -12,7 +12,7 @@ use super::bundle::{Draft, Manifest};
 use super::schema::{self, BundleSchema, Table};
 use super::tables::{FOLDER, Format, Shape, TableWriter, file_name, read_rows, read_tombstones};
 use super::verify::{Report, read_schema, verify};
-use crate::checkpoint::{self, MANIFEST, checksum, read_tables};
+use crate::checkpoint::{self, MANIFEST, checksum, inside, read_tables};
 use crate::embedding::TableRows;
 use crate::error::{Error, Result};
 use std::collections::{HashMap, HashSet};
@@ -146,7 +146,7 @@ fn fold(base: &Path, delta: &Path, draft: &Draft, manifest: Manifest) -> Result<
         if let Some(folder) = target.parent() {
             std::fs::create_dir_all(folder).map_err(|e| Error::io("creating", folder, &e))?;
         }
-        std::fs::copy(delta.join(name), &target).map_err(|e| Error::io("copying", &target, &e))?;
+        std::fs::copy(inside(delta, name)?, &target).map_err(|e| Error::io("copying", &target, &e))?;
     }
     for table in &mut schema.tables {
         let before = old.tables.iter().find(|known| known.name == table.name);
@@ -170,10 +170,10 @@ fn fold_table(
     draft: &Draft,
 ) -> Result<std::collections::BTreeMap<String, String>> {
     let dim = after.dim;
-    let gone: HashSet<u64> = read_tombstones(&delta.join(file(after, TOMBSTONES)?))?.into_iter().collect();
+    let gone: HashSet<u64> = read_tombstones(&inside(delta, file(after, TOMBSTONES)?)?)?.into_iter().collect();
     let mut changed: HashMap<u64, Vec<f32>> = HashMap::new();
     let mut order = Vec::new();
-    read_rows(&delta.join(file(after, "parquet")?), dim, |ids, vectors| {
+    read_rows(&inside(delta, file(after, "parquet")?)?, dim, |ids, vectors| {
         order.extend_from_slice(ids);
         changed.extend(ids.iter().copied().zip(vectors.chunks(dim).map(<[f32]>::to_vec)));
         Ok(())
@@ -181,7 +181,7 @@ fn fold_table(
     let shape =
         Shape { job: job.to_string(), table: after.name.clone(), dim, rows: Some(after.rows), dtype: after.dtype };
     let mut writer = TableWriter::create(draft.path(), shape, &[Format::Parquet])?;
-    read_rows(&base.join(file(before, "parquet")?), dim, |ids, vectors| {
+    read_rows(&inside(base, file(before, "parquet")?)?, dim, |ids, vectors| {
         let (mut kept, mut numbers) = (Vec::new(), Vec::new());
         for (id, row) in ids.iter().zip(vectors.chunks(dim)).filter(|(id, _)| !gone.contains(*id)) {
             kept.push(*id);

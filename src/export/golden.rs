@@ -20,6 +20,12 @@ use std::sync::Arc;
 /// Name of the file in a bundle.
 pub const FILE: &str = "golden.parquet";
 
+/// Rows read at a time.
+const READ_ROWS: usize = 64;
+
+/// A few bytes of a file can stand for any number of rows: so much of them is read.
+const READ_BYTES_LIMIT: usize = 1 << 30;
+
 /// What stands before the names of columns that are not the log's.
 const PREFIX: &str = "tandem.";
 
@@ -68,10 +74,17 @@ pub fn read(path: &Path) -> Result<RecordBatch> {
         Error::data(format!("the golden rows cannot be read: {e}")).at("file", path.display())
     };
     let file = File::open(path).map_err(|e| failed(&e))?;
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| failed(&e))?;
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| failed(&e))?.with_batch_size(READ_ROWS);
     let schema = reader.schema().clone();
-    let batches =
-        reader.build().map_err(|e| failed(&e))?.collect::<std::result::Result<Vec<_>, _>>().map_err(|e| failed(&e))?;
+    let (mut batches, mut bytes) = (Vec::new(), 0usize);
+    for batch in reader.build().map_err(|e| failed(&e))? {
+        let batch = batch.map_err(|e| failed(&e))?;
+        bytes = bytes.saturating_add(batch.get_array_memory_size());
+        if bytes > READ_BYTES_LIMIT {
+            return Err(failed(&format!("they take more than {READ_BYTES_LIMIT} bytes")));
+        }
+        batches.push(batch);
+    }
     concat_batches(&schema, &batches).map_err(|e| failed(&e))
 }
 

@@ -5,13 +5,17 @@
 //! otherwise.
 
 mod graph;
+mod limits;
 mod lookup;
+mod operators;
 mod rows;
 
 use super::bundle::Manifest;
 use super::golden;
 use super::schema::{self, BundleSchema, GraphInput};
+use crate::checkpoint::inside;
 use crate::error::{Error, Result};
+use crate::guard;
 use graph::Model;
 use lookup::Vectors;
 use rows::Ids;
@@ -54,6 +58,15 @@ impl Report {
 /// # Errors
 /// A file that is missing or was changed. A difference is no error here: see [`Report::check`].
 pub fn verify(dir: &Path) -> Result<Report> {
+    // What a checked schema and model can still make a library do to a hostile file is no bug of the caller.
+    guard::run(|| verified(dir)).unwrap_or_else(|panic| {
+        Err(Error::checkpoint(format!("the bundle cannot be read: {panic}"))
+            .at("path", dir.display())
+            .fix("export it again"))
+    })
+}
+
+fn verified(dir: &Path) -> Result<Report> {
     let manifest = Manifest::read_checked(dir)?;
     if manifest.since.is_some() {
         return Err(Error::checkpoint("a delta cannot be verified alone")
@@ -61,8 +74,9 @@ pub fn verify(dir: &Path) -> Result<Report> {
             .fix("apply it to its base with `tandem apply`, which verifies the result"));
     }
     let schema = read_schema(dir)?;
-    let golden = golden::read(&dir.join(golden::FILE))?;
+    let golden = golden::read(&inside(dir, golden::FILE)?)?;
     let rows = golden.num_rows();
+    limits::check_rows(&schema, rows).map_err(|what| unusable(dir, &what))?;
     let ids = schema.ids.iter().map(|feature| rows::ids(feature, &golden)).collect::<Result<Vec<_>>>()?;
     let ids: BTreeMap<&str, Ids> = schema.ids.iter().map(|feature| feature.name.as_str()).zip(ids).collect();
     let vectors = Vectors::read(dir, &schema, &ids)?;
@@ -81,8 +95,12 @@ pub fn verify(dir: &Path) -> Result<Report> {
     let of_inputs = of_inputs.map(|input| Ok((input.name.clone(), compare(&input.name, input_of(&inputs, input)?)?)));
     let of_inputs = of_inputs.collect::<Result<_>>()?;
     let score = |file: &str, graph_inputs: &[GraphInput]| -> Result<Vec<(String, f64)>> {
-        let model = Model::read(&dir.join(file), graph_inputs, &ids, rows)?;
+        let model = Model::read(&inside(dir, file)?, graph_inputs, &ids, rows)?;
         let outputs = model.run(|input| input_of(&inputs, input).map(<[f32]>::to_vec))?;
+        if outputs.len() != 2 * schema.tasks.len() {
+            let what = format!("a model with {} outputs for {} tasks", outputs.len(), schema.tasks.len());
+            return Err(unusable(dir, &what));
+        }
         let predictions = schema.tasks.iter().zip(outputs.chunks(2));
         let of_task = |(task, both): (&schema::Task, &[Vec<f32>])| {
             // Each task has its prediction, then its logits.
@@ -100,11 +118,16 @@ pub fn verify(dir: &Path) -> Result<Report> {
 
 /// Reads a bundle's schema.
 pub fn read_schema(dir: &Path) -> Result<BundleSchema> {
-    let path = dir.join(schema::FILE);
+    let path = inside(dir, schema::FILE)?;
     let text = std::fs::read_to_string(&path).map_err(|e| Error::io("reading", &path, &e))?;
-    serde_json::from_str(&text).map_err(|e| {
-        Error::checkpoint(format!("the schema cannot be read: {e}")).at("file", path.display()).fix("export it again")
-    })
+    let schema = serde_json::from_str(&text).map_err(|e| unusable(dir, &e.to_string()))?;
+    limits::check(&schema).map_err(|what| unusable(dir, &what))?;
+    Ok(schema)
+}
+
+fn unusable(dir: &Path, what: &str) -> Error {
+    let path = dir.join(schema::FILE);
+    Error::checkpoint(format!("the schema cannot be read: {what}")).at("file", path.display()).fix("export it again")
 }
 
 fn input_of<'a>(inputs: &'a BTreeMap<String, Vec<f32>>, input: &GraphInput) -> Result<&'a [f32]> {

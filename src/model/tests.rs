@@ -488,6 +488,19 @@ fn evaluation_has_no_randomness_and_the_representation_is_what_the_logits_read()
 }
 
 #[test]
+fn every_tower_of_omoe_reads_its_one_mixture() {
+    let case = case(&component("{kind: omoe, experts: 3, expert: [5, 4], tower: [4], activation: tanh}"));
+    let [pooled, values] = leaves();
+    let output = case.model.forward(&input(&pooled, &values, 0), &context(true, ROWS)).unwrap();
+    let [mixture] = &output.representation[..] else { panic!("{} parts", output.representation.len()) };
+    assert_eq!(mixture.dims(), [ROWS, 4]);
+    let (plain, mixture) = (Plain::of(&case.store), mixture.to_dtype(DType::F64).unwrap());
+    for (logits, task) in output.logits.iter().zip(TASKS) {
+        assert_close(&numbers(logits), &numbers(&plain.tower(&mixture, task)), 1e-5, task);
+    }
+}
+
+#[test]
 fn initial_values_depend_on_the_names_only() {
     let small = case(&component("{kind: mmoe, experts: 2, expert: [4]}")).store;
     let other = case(&component("{kind: mmoe, experts: 2, expert: [4], gate: [9], tower: [64]}")).store;

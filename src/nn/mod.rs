@@ -89,6 +89,7 @@ pub use columns::{add, columns, concat, mean, stop_gradient};
 pub use context::{AllSum, Context, Kernels};
 pub use dropout::Dropout;
 pub use finish::Finish;
+pub(crate) use floats::Floats;
 pub use gemm::Precision;
 pub use generated::{Groups, generated_linear};
 pub use graph::{Graph, Pass, Tape, Trace, Trunk};

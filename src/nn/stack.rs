@@ -16,7 +16,7 @@
 use super::Activation;
 use super::floats::{self, Floats};
 use super::gemm::bf16::{
-    Block, Panels, Rows, WORDS, product, round_row, store, store_new, store_rounded, widen, words_of,
+    Block, Panels, Rows, WORDS, product, round_row, store, store_new, store_rounded, widen_rows, words_of,
 };
 use super::gemm::{BF16_BLOCK as BLOCK, Matrix};
 use super::graph::{Operation, Pass};
@@ -212,16 +212,11 @@ impl Layer {
             let most = usize::MAX;
             product(threads(), dz, self.output_word(part), &w, most, out.words_mut(), stride, |block, out| {
                 let words = &x.words()[block.row * x.stride() + first + block.column / 2..];
+                let mut saved = [0.0; BLOCK * BLOCK];
+                widen_rows(words, x.stride(), &mut saved[..block.rows * BLOCK]);
                 Arch::new().dispatch(
                     #[inline(always)]
-                    || {
-                        let rows = block.sums.chunks_exact_mut(BLOCK).zip(words.chunks(x.stride()));
-                        for (sums, words) in rows.take(block.rows) {
-                            let mut saved = [0.0; BLOCK];
-                            widen(&words[..BLOCK / 2], &mut saved);
-                            below.activation.backward(&saved, sums);
-                        }
-                    },
+                    || below.activation.backward(&saved, block.sums),
                 );
                 store_rounded(block, out, stride, first);
             });
@@ -362,10 +357,10 @@ fn weighted_sum(parts: &[(f32, &RoundedPart)]) -> Rows {
         for (row, out) in (group * GROUP..first.rows()).zip(out.chunks_exact_mut(stride)) {
             sum.fill(0.0);
             for (w, part) in parts {
+                widen_rows(&part.dz.words()[row * stride..][..len], BLOCK / 2, &mut numbers);
                 Arch::new().dispatch(
                     #[inline(always)]
                     || {
-                        widen(&part.dz.words()[row * stride..][..len], &mut numbers);
                         sum.iter_mut().zip(&numbers).for_each(|(sum, number)| *sum += w * number);
                     },
                 );

@@ -12,13 +12,15 @@ use std::path::{Path, PathBuf};
 
 /// What a line reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Event {
     Start,
     Step,
+    NonFinite,
     Round,
     Eval,
     Checkpoint,
+    Resources,
     End,
 }
 

@@ -158,13 +158,22 @@ impl DensePart {
         Ok(())
     }
 
-    /// Sums the gradients over ranks, each rank keeping its slice, and forms the Gram matrix of the sums.
-    pub fn reduce(&mut self, comm: &dyn Communicator, rows: usize) -> Result<Reduced> {
+    /// Sums the gradients over ranks, each rank keeping its slice, and forms the Gram matrix of the sums. `sound` says that
+    /// this rank's gradients of embedding rows are finite, as far as they are known; it rides on the message of the products.
+    ///
+    /// # Errors
+    /// [`not_finite`] on all ranks, if a gradient is not.
+    pub fn reduce(&mut self, comm: &dyn Communicator, rows: usize, sound: bool) -> Result<Reduced> {
         collectives::reduce_scatter_sum(comm, self.wire, &self.buffers.send, &mut self.buffers.block)?;
         let (shared, own) = self.buffers.block.split_at(rows * self.layout.shared_slice());
         let mut sums = gram::partial(shared, rows);
-        sums.push(own.iter().map(|&v| f64::from(v) * f64::from(v)).sum());
+        let own_square: f64 = own.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
+        sums.push(if sound { own_square } else { f64::NAN });
         collectives::all_reduce_sum(comm, &mut sums)?;
+        // A square hides no number that is not finite, and is finite of every other f32.
+        if sums.iter().any(|sum| !sum.is_finite()) {
+            return Err(not_finite());
+        }
         let own_square = sums.pop().unwrap_or(0.0);
         Ok(Reduced { gram: sums, own_square })
     }
@@ -225,10 +234,7 @@ impl DensePart {
         lr: f64,
     ) -> Result<()> {
         if !norm.is_finite() {
-            return Err(Error::numeric("the gradient is not finite")
-                .at("after step", self.updates)
-                .fix("lower the learning rates, set optimizer.clip_norm, or standardize large numeric features")
-                .agreed());
+            return Err(not_finite().at("after step", self.updates));
         }
         let Buffers { block, direction, .. } = &mut self.buffers;
         direction.extend_from_slice(&block[rows * self.layout.shared_slice()..]);
@@ -321,4 +327,11 @@ impl DensePart {
         let slice = self.layout.slice();
         Ok(all[rank * slice..(rank + 1) * slice].to_vec())
     }
+}
+
+/// What all ranks return when a gradient of the global batch is not finite.
+pub(super) fn not_finite() -> Error {
+    Error::numeric("the gradient is not finite")
+        .fix("lower the learning rates, set optimizer.clip_norm, or standardize large numeric features")
+        .agreed()
 }

@@ -2,10 +2,13 @@
 //! prints or stores them is the command's business.
 
 use crate::balance::{conflict, gram};
+use crate::data::plan::Plan;
 use crate::error::Result;
 use crate::metric::Report;
-use crate::observe::{Event, Events};
+use crate::observe::{Environment, Event, Events};
 use crate::train::init;
+use crate::train::non_finite::Finding;
+use crate::train::resources::Resources;
 use crate::train::step::StepReport;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -17,10 +20,14 @@ pub enum Notice {
     Start(Start),
     /// A step was taken (every `train.log_every` steps).
     Step(Step),
+    /// A step was left out, since its numbers are not finite.
+    Skipped(Skipped),
     /// A split was evaluated.
     Eval(Evaluation),
     /// A checkpoint is whole.
     Checkpoint(Saved),
+    /// What was taken until a checkpoint, or until all is done.
+    Resources(Resources),
     /// The run is over.
     End(End),
 }
@@ -31,8 +38,10 @@ impl Notice {
         match self {
             Self::Start(start) => log.write(Event::Start, start),
             Self::Step(step) => log.write(Event::Step, step),
+            Self::Skipped(skipped) => log.write(Event::NonFinite, skipped),
             Self::Eval(evaluation) => log.write(Event::Eval, evaluation),
             Self::Checkpoint(saved) => log.write(Event::Checkpoint, saved),
+            Self::Resources(resources) => log.write(Event::Resources, resources),
             Self::End(end) => log.write(Event::End, end),
         }
     }
@@ -49,6 +58,21 @@ pub struct Saved {
     pub best: bool,
 }
 
+/// A step that was left out.
+#[derive(Debug, Clone, Serialize)]
+pub struct Skipped {
+    /// Steps done, this one included.
+    pub step: u64,
+    /// Epoch, from 0.
+    pub epoch: u64,
+    /// What is not finite, and where it comes from.
+    #[serde(flatten)]
+    pub finding: Finding,
+    /// The folder from which the step can be replayed, if it was written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+}
+
 /// The end of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct End {
@@ -58,9 +82,16 @@ pub struct End {
     pub reason: &'static str,
     /// Seconds since the start, all included.
     pub seconds: f64,
+    /// Steps left out since the start of training because their numbers were not finite.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub skipped: u64,
     /// How the tasks' gradients agreed over those steps of this run that compared them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conflict: Option<conflict::Report>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The sizes of a run.
@@ -98,9 +129,46 @@ pub struct Start {
     pub lr: f64,
     /// What computes the matrix products.
     pub products: &'static str,
+    /// What is read.
+    pub data: Data,
+    /// Where the run runs, and how it was started.
+    pub environment: Environment,
     /// What the run began with, if that was another run's checkpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init_from: Option<init::Report>,
+}
+
+/// The splits of the data.
+#[derive(Debug, Clone, Serialize)]
+pub struct Data {
+    /// What is trained on.
+    pub train: Split,
+    /// What is evaluated on while training.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub valid: Option<Split>,
+    /// What is evaluated on after training.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub test: Option<Split>,
+}
+
+/// One split.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Split {
+    /// Files.
+    pub files: usize,
+    /// Row groups.
+    pub row_groups: usize,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes of the files.
+    pub bytes: u64,
+}
+
+impl From<&Plan> for Split {
+    fn from(plan: &Plan) -> Self {
+        let bytes = plan.files.iter().map(|file| file.bytes).sum();
+        Self { files: plan.files.len(), row_groups: plan.row_groups.len(), rows: plan.rows, bytes }
+    }
 }
 
 /// One step.
@@ -132,6 +200,9 @@ pub struct Step {
     pub cosines: Vec<Vec<f64>>,
     /// Norm of the dense update direction before clipping.
     pub grad_norm: f64,
+    /// Rows of each table.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub table_rows: Map<String, Value>,
 }
 
 /// One evaluation.
@@ -187,6 +258,7 @@ impl Step {
             grad_norms: by_task(names, &norms),
             cosines: cosines.chunks(k.max(1)).map(<[f64]>::to_vec).collect(),
             grad_norm: report.grad_norm,
+            table_rows: Map::new(),
         }
     }
 }

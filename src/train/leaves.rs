@@ -5,9 +5,10 @@ use crate::data::batch::Batch;
 use crate::embedding::Lookup;
 use crate::error::Result;
 use crate::model::{Input, InputSpec, Sequence};
-use crate::nn::weighted_sum;
+use crate::nn::{Floats, weighted_sum};
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
+use rayon::prelude::*;
 use std::sync::Arc;
 
 /// The input of one forward pass. The embedding leaves are variables, so that their gradient is kept, unless all their
@@ -30,6 +31,11 @@ impl LeafGradients {
     /// Multiplies all of it.
     pub fn scale(&mut self, factor: f32) {
         self.sequences.iter_mut().chain([&mut self.pooled]).flatten().for_each(|value| *value *= factor);
+    }
+
+    /// Whether every number of it is finite.
+    pub fn are_finite(&self) -> bool {
+        self.sequences.iter().chain([&self.pooled]).all(|values| all_finite(values))
     }
 }
 
@@ -60,12 +66,29 @@ impl Leaves {
         Ok(Self { input })
     }
 
+    /// Whether the gradients with which one backward pass reaches leaves are finite.
+    pub fn reached_finitely(&self, grads: &GradStore) -> bool {
+        let leaves = self.input.sequences.iter().map(|sequence| &sequence.values).chain([&self.input.pooled]);
+        leaves.filter_map(|leaf| grads.get(leaf)).all(|gradient| {
+            let gradient = gradient.contiguous();
+            gradient.is_ok_and(|gradient| Floats::of(&gradient).is_ok_and(|values| all_finite(&values)))
+        })
+    }
+
     /// The leaves' gradients for the weighted sum of some backward passes, `(weight, gradients)`; zero where
     /// none of them reaches one.
     pub fn gradients(&self, passes: &[(f64, &GradStore)]) -> Result<LeafGradients> {
         let sequences = self.input.sequences.iter().map(|s| gradient(passes, &s.values)).collect::<Result<_>>()?;
         Ok(LeafGradients { pooled: gradient(passes, &self.input.pooled)?, sequences })
     }
+}
+
+/// Blocks are looked at without a branch for each number, which would keep the compiler from using vectors.
+fn all_finite(values: &[f32]) -> bool {
+    /// Of an exponent that is all ones: infinity or no number.
+    const EXPONENT: u32 = 0x7f80_0000;
+    let block = |block: &[f32]| !block.iter().fold(false, |bad, x| bad | (x.to_bits() & EXPONENT == EXPONENT));
+    values.par_chunks(1 << 14).all(block)
 }
 
 /// `values` as a tensor whose gradient is kept if it is `trained`.
@@ -91,6 +114,19 @@ fn gradient(passes: &[(f64, &GradStore)], leaf: &Tensor) -> Result<Vec<f32>> {
 mod tests {
     use super::*;
     use candle_core::Shape;
+
+    #[test]
+    fn a_number_that_is_not_finite_is_found_wherever_it_stands() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for at in [0, 1, 16_383, 16_384, 39_999] {
+                let mut values = vec![f32::MAX; 40_000];
+                assert!(all_finite(&values));
+                values[at] = bad;
+                assert!(!all_finite(&values), "{bad} at {at}");
+            }
+        }
+        assert!(all_finite(&[]));
+    }
 
     #[test]
     fn passes_are_weighted_wherever_they_reach_a_leaf() {

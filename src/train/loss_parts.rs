@@ -80,10 +80,10 @@ impl Part {
         Ok(Start { output: self.tensor, cotangent })
     }
 
-    /// The first row with a number that is not finite.
-    pub fn first_bad_row(&self) -> Result<Option<usize>> {
+    /// The rows with a number that is not finite.
+    pub fn bad_rows(&self) -> Result<Vec<usize>> {
         let values: Vec<f32> = self.tensor.flatten_all()?.to_vec1()?;
-        let columns = self.tensor.dim(1)?.max(1);
-        Ok(values.chunks_exact(columns).position(|row| row.iter().any(|value| !value.is_finite())))
+        let rows = values.chunks_exact(self.tensor.dim(1)?.max(1)).enumerate();
+        Ok(rows.filter(|(_, row)| row.iter().any(|value| !value.is_finite())).map(|(row, _)| row).collect())
     }
 }

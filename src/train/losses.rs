@@ -7,8 +7,7 @@
 use super::loss_parts::{Part, parts};
 use crate::comm::{Communicator, collectives};
 use crate::data::batch::Batch;
-use crate::data::plan::Plan;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::Output;
 use crate::nn::Loss;
 use candle_core::Tensor;
@@ -56,8 +55,23 @@ pub struct Losses {
     pub present: Vec<bool>,
     /// What any rank asks for.
     pub asks: Asks,
+    /// Whether the losses of the global batch are finite. Else the rest means nothing.
+    pub finite: bool,
+    /// What of this rank's rows is not, if anything.
+    pub bad: Option<BadLoss>,
     /// Where each task's backward pass starts; nowhere for a task that is not trained.
     pub starts: Vec<Vec<Start>>,
+}
+
+/// A loss over this rank's rows that is not finite.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadLoss {
+    /// Number of the task.
+    pub task: usize,
+    /// Whether it is a term that the architecture adds.
+    pub term: bool,
+    /// The rows with a number that is not finite.
+    pub rows: Vec<usize>,
 }
 
 /// A tensor that a task's loss is taken of, and the gradient of the loss by it, static weight included.
@@ -70,13 +84,12 @@ pub struct Start {
 }
 
 /// Computes this rank's losses from what the model gave and combines them with the other ranks'; what any of them asks for
-/// is asked by all.
+/// is asked by all. So do numbers that are not finite travel: a sum that one is added to is none on any rank.
 pub fn compute(
     comm: &dyn Communicator,
     tasks: &[TaskSpec],
     output: &Output,
     batch: &Batch,
-    plan: &Plan,
     asks: Asks,
 ) -> Result<Losses> {
     let parts = parts(tasks, output, batch)?;
@@ -86,7 +99,7 @@ pub fn compute(
     let mut asked = || totals.pop().is_some_and(|ranks| ranks > 0.0);
     let asks = Asks { wait: asked(), stop: asked() };
     let totals: Vec<(f64, f64)> = totals.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
-    check_finite(comm, tasks, &parts, &totals, (batch, plan))?;
+    let finite = totals.iter().all(|(sum, count)| sum.is_finite() && count.is_finite());
 
     let k = tasks.len();
     let mut losses = Losses {
@@ -94,6 +107,8 @@ pub fn compute(
         plain: totals[..k].iter().map(|&(sum, count)| if count > 0.0 { sum * (1.0 / count) } else { 0.0 }).collect(),
         present: tasks.iter().zip(&totals).map(|(task, &(_, count))| task.trained() && count > 0.0).collect(),
         asks,
+        finite,
+        bad: if finite { None } else { bad_loss(&parts, k)? },
         starts: vec![Vec::new(); k],
     };
     for (part, (sum, count)) in parts.into_iter().zip(totals) {
@@ -109,29 +124,10 @@ pub fn compute(
     Ok(losses)
 }
 
-/// Ends the run on a loss that is not finite, with the address of the first such row.
-fn check_finite(
-    comm: &dyn Communicator,
-    tasks: &[TaskSpec],
-    parts: &[Part],
-    totals: &[(f64, f64)],
-    (batch, plan): (&Batch, &Plan),
-) -> Result<()> {
-    if totals.iter().all(|(sum, _)| sum.is_finite()) {
-        return Ok(());
-    }
-    let Some(i) = parts.iter().position(|part| !part.sum.is_finite()) else {
-        return collectives::agree(comm, Ok(()));
-    };
-    let task = &tasks[parts[i].task].name;
-    let what = if i < tasks.len() { "the loss" } else { "a term of the loss" };
-    let error = Error::numeric(format!("{what} of task `{task}` is not finite"))
-        .fix("lower the learning rates, set optimizer.clip_norm, or look for extreme values in the row named here");
-    let error = match parts[i].first_bad_row()?.and_then(|row| batch.origin.get(row)) {
-        Some(&origin) => plan.name_row(error, origin),
-        None => error,
-    };
-    collectives::agree(comm, Err(error))
+/// The first part of this rank that is not finite.
+fn bad_loss(parts: &[Part], tasks: usize) -> Result<Option<BadLoss>> {
+    let Some(i) = parts.iter().position(|part| !part.sum.is_finite()) else { return Ok(None) };
+    Ok(Some(BadLoss { task: parts[i].task, term: i >= tasks, rows: parts[i].bad_rows()? }))
 }
 
 #[cfg(test)]

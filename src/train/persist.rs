@@ -13,6 +13,7 @@ use crate::data::lanes::Cursor;
 use crate::data::statistics::Statistics;
 use crate::error::{Error, Result};
 use serde_yaml::Value;
+use std::collections::HashSet;
 use std::path::Path;
 
 /// Where a run stands.
@@ -38,12 +39,14 @@ pub struct Context<'a> {
     pub position: Position,
 }
 
-/// Begins to save a checkpoint. Collective.
+/// Begins to save a checkpoint; with `only`, one to look at a step with: of each table the rows of these ids, and of no
+/// training row the class. Collective.
 pub fn save(
     comm: &dyn Communicator,
     dir: &CheckpointDir,
     trainable: &mut Trainable,
     context: Context,
+    only: Option<Vec<HashSet<u64>>>,
 ) -> Result<Saving> {
     let Context { job, statistics, data, position } = context;
     let names = trainable.dense.moment_names();
@@ -76,8 +79,9 @@ pub fn save(
         tables: table_entries(trainable),
         files: Vec::new(),
     };
-    let (embeddings, row_classes) = (&mut trainable.embeddings, trainable.row_classes.as_ref().map(RowClasses::saved));
-    checkpoint::begin(comm, dir, Snapshot { manifest, store, dense, embeddings, row_classes })
+    let row_classes = trainable.row_classes.as_ref().filter(|_| only.is_none()).map(RowClasses::saved);
+    let embeddings = &mut trainable.embeddings;
+    checkpoint::begin(comm, dir, Snapshot { manifest, store, dense, embeddings, only, row_classes })
 }
 
 fn table_entries(trainable: &Trainable) -> Vec<TableEntry> {

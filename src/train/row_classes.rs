@@ -54,6 +54,25 @@ impl RowClasses {
         Ok(Self { starts: starts.collect(), classes: (0..plan.rows).map(draw).collect(), assigned: 0, wanted })
     }
 
+    /// Given ones, by the rows of a batch whose addresses `plan` knows.
+    ///
+    /// # Errors
+    /// Another number of them, or a class that there is not.
+    pub fn of_batch(wanted: model::RowClasses, plan: &Plan, batch: &Batch, classes: &[u32]) -> Result<Self> {
+        if classes.len() != batch.rows {
+            return Err(Error::data(format!("{} classes of {} rows", classes.len(), batch.rows)));
+        }
+        let mut all = Self::random(wanted, plan, 0)?;
+        let mut by_row = vec![0; all.classes.len()];
+        for ((&origin, &class), _) in
+            batch.origin.iter().zip(classes).zip(&batch.present).filter(|(_, present)| **present)
+        {
+            by_row[all.number(origin)] = class.min(u8::MAX.into()) as u8;
+        }
+        all.restore((by_row, 0))?;
+        Ok(all)
+    }
+
     /// What a checkpoint saves: the classes, and the epoch that began with them.
     pub fn saved(&self) -> (&[u8], u64) {
         (&self.classes, self.assigned)

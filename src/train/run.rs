@@ -3,13 +3,15 @@
 mod local;
 mod meter;
 mod prepare;
+mod refused;
 mod saving;
 
 use super::dataset::Dataset;
-use super::events::{End, Evaluation, Notice, Observer, Start, Step};
+use super::events::{Data, End, Evaluation, Notice, Observer, Split, Start, Step};
 use super::goal::Goal;
 use super::init;
-use super::step::{Asks, Clock, StepInput, StepReport, Trainable};
+use super::resources::{self, Resources};
+use super::step::{Asks, Clock, StepInput, StepReport, Stepped, Trainable};
 use super::trained::Trained;
 use crate::balance::conflict::Conflict;
 use crate::checkpoint::{CheckpointDir, Progress};
@@ -23,8 +25,9 @@ use crate::data::statistics::Statistics;
 use crate::error::Result;
 use crate::metric::Report;
 use crate::nn::Kernels;
-use crate::observe::{Stage, Stages};
+use crate::observe::{Environment, Stage, Stages, json_line};
 use crate::optim::Schedule;
+use crate::pulse;
 pub use local::Local;
 use meter::Meter;
 pub use prepare::Begin;
@@ -55,6 +58,14 @@ impl Ending {
     }
 }
 
+/// What came of a step, to the run.
+struct Took {
+    /// What any rank asks for.
+    asks: Asks,
+    /// `None` if it was left out.
+    report: Option<StepReport>,
+}
+
 /// A run that is ready for its next step.
 pub struct Run {
     comm: Comm,
@@ -78,6 +89,8 @@ pub struct Run {
     /// Step of the last snapshot that was taken for a checkpoint.
     saved: Option<u64>,
     saving: Option<Saving>,
+    /// Steps that were left out one after another, up to the last.
+    refused_in_a_row: u64,
     /// What `init_from` brought, unless the run was resumed.
     begun_with: Option<init::Report>,
     /// Whether each task has had a labelled row in this epoch, or since the run was resumed.
@@ -108,6 +121,12 @@ impl Run {
             shared_parameters: self.trainable.dense.shared_len(),
             init_from: self.begun_with.clone(),
             lr: self.trainable.dense.lr(),
+            data: Data {
+                train: Split::from(self.train.plan.as_ref()),
+                valid: self.valid.as_ref().map(|valid| Split::from(valid.plan.as_ref())),
+                test: self.test.as_ref().map(|test| Split::from(test.plan.as_ref())),
+            },
+            environment: Environment::here(),
             products: match self.job.kernels {
                 Kernels::Fused => self.job.precision.unit(),
                 Kernels::Reference => "f32 by the reference kernels",
@@ -138,12 +157,12 @@ impl Run {
                 None => self.loader(self.cursor)?,
             };
             while let Some(batch) = self.next_batch(&mut loader)? {
-                let report = self.one_step(&batch, stop_asked(), &mut meter, observer)?;
+                let took = self.one_step(&batch, stop_asked(), &mut meter, observer)?;
                 loader.recycle(batch);
                 if ahead.is_none() && self.epoch_ends_soon() {
                     ahead = Some(self.loader(Cursor { epoch: self.cursor.epoch + 1, taken: 0 })?);
                 }
-                ending = meter.paused(|| self.after_step(&report, observer))?;
+                ending = meter.paused(|| self.after_step(took.asks, observer))?;
                 if ending.is_some() || self.step == self.total_steps {
                     break;
                 }
@@ -155,7 +174,8 @@ impl Run {
         self.finish_saving(observer)?;
         let ending = ending.unwrap_or(Ending::Done);
         let (seconds, conflict) = (began.elapsed().as_secs_f64(), self.conflict.report(&self.task_names()));
-        let end = End { step: self.step, reason: ending.name(), seconds, conflict };
+        let skipped = self.progress.skipped;
+        let end = End { step: self.step, reason: ending.name(), seconds, skipped, conflict };
         self.tell(observer, Notice::End(end))?;
         Ok(ending)
     }
@@ -173,13 +193,7 @@ impl Run {
         assigned
     }
 
-    fn one_step(
-        &mut self,
-        batch: &Batch,
-        stop: bool,
-        meter: &mut Meter,
-        observer: &mut dyn Observer,
-    ) -> Result<StepReport> {
+    fn one_step(&mut self, batch: &Batch, stop: bool, meter: &mut Meter, observer: &mut dyn Observer) -> Result<Took> {
         let lr_factor = self.schedule.factor(self.step, self.total_steps);
         let clock = Clock { step: self.step, steps_per_epoch: self.layout.steps(), total_steps: self.total_steps };
         let looks = match self.job.train.log_conflict {
@@ -189,24 +203,34 @@ impl Run {
         };
         let asks = Asks { stop, wait: self.saving.as_ref().is_some_and(|saving| !saving.is_written()) };
         let input = StepInput { batch, plan: &self.train.plan, clock, lr_factor, asks, looks };
-        let report = self.trainable.step(&self.comm, &input, &self.stages)?;
-        self.count_conflict(&report);
         let rows = self.layout.rows_in_step(self.cursor.taken);
+        let report = match self.trainable.step(&self.comm, &input, &self.stages)? {
+            Stepped::Taken(report) => report,
+            Stepped::Refused(refused) => {
+                meter.rows += rows;
+                meter.paused(|| self.refused(&refused, batch, clock, observer))?;
+                return Ok(Took { asks: refused.asks, report: None });
+            }
+        };
+        self.refused_in_a_row = 0;
+        self.count_conflict(&report);
         meter.rows += rows;
         let epoch = self.cursor.epoch;
+        json_line::set_step(self.step + 1);
         self.labelled.iter_mut().zip(&report.present).for_each(|(any, &present)| *any |= present);
         self.advance();
         if self.cursor.epoch > epoch {
             self.warn_of_unlabelled();
         }
         if self.logs(self.step) {
-            let event = Step::new(self.step, epoch, meter.lap(), lr_factor, &self.task_names(), &report);
+            let mut event = Step::new(self.step, epoch, meter.lap(), lr_factor, &self.task_names(), &report);
+            event.table_rows = resources::table_rows(self.comm.as_ref(), &self.trainable.embeddings)?;
             self.tell(observer, Notice::Step(event))?;
         }
         if self.comm.rank() == 0 {
             observer.tick(epoch, self.step, rows, &report.losses);
         }
-        Ok(report)
+        Ok(Took { asks: report.asks, report: Some(report) })
     }
 
     /// Whether a `step` event is told once `step` steps are taken.
@@ -222,13 +246,13 @@ impl Run {
         }
     }
 
-    /// What follows a step; says whether the run ends here. A checkpoint whose files are written on all ranks is made one. A signal leaves no time to evaluate: that is made up
-    /// for when the run is resumed.
-    fn after_step(&mut self, report: &StepReport, observer: &mut dyn Observer) -> Result<Option<Ending>> {
-        if !report.asks.wait {
+    /// What follows a step; says whether the run ends here. A checkpoint whose files are written on all ranks gets its name.
+    /// A signal leaves no time to evaluate: that is made up for when the run is resumed.
+    fn after_step(&mut self, asks: Asks, observer: &mut dyn Observer) -> Result<Option<Ending>> {
+        if !asks.wait {
             self.finish_saving(observer)?;
         }
-        if report.asks.stop {
+        if asks.stop {
             return Ok(Some(Ending::Signal));
         }
         self.settle(observer)
@@ -290,6 +314,7 @@ impl Run {
     /// Moves the cursor over one step.
     fn advance(&mut self) {
         self.step += 1;
+        pulse::step(self.step);
         self.cursor.taken += self.layout.rows_per_lane as u64;
         if self.layout.steps_after(self.cursor.taken) == 0 {
             self.cursor = Cursor { epoch: self.cursor.epoch + 1, taken: 0 };
@@ -329,6 +354,11 @@ impl Run {
         let samples_per_s = data.plan.rows as f64 / began.elapsed().as_secs_f64();
         let report = report.clone();
         self.tell(observer, Notice::Eval(Evaluation { step, epoch: self.cursor.epoch, split, report, samples_per_s }))
+    }
+
+    /// What this process has taken so far. Collective.
+    pub fn resources(&self) -> Result<Resources> {
+        Resources::gather(self.comm.as_ref(), self.step, &self.stages, &self.trainable)
     }
 
     /// Tells `observer` on rank 0; its failure is everybody's. Collective.

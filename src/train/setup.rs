@@ -50,7 +50,21 @@ pub fn build(comm: &Comm, job: &mut Job, schema: &Schema, scenarios: &[String], 
     let dense = DensePart::new(&store, &reach.shared, optimizer, &kept, clip_norm, job.wire, comm.as_ref())?;
     let Job { seed, kernels, precision, .. } = *job;
     let row_classes = None;
-    Ok(Trainable { embeddings, store, model, spec, tasks, dense, balance, seed, kernels, precision, row_classes })
+    let dense_names = schema.dense_features.iter().flat_map(|f| std::iter::repeat_n(f.name.clone(), f.width)).collect();
+    Ok(Trainable {
+        embeddings,
+        store,
+        model,
+        spec,
+        dense_names,
+        tasks,
+        dense,
+        balance,
+        seed,
+        kernels,
+        precision,
+        row_classes,
+    })
 }
 
 /// Where tasks share no dense parameters, or meet at no representation, there is nothing to compare but the tables' rows.

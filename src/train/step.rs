@@ -17,6 +17,7 @@ use super::dense::DensePart;
 use super::leaves::Leaves;
 pub use super::losses::Asks;
 use super::losses::{self, Losses, TaskSpec};
+use super::non_finite::{self, Finding, Located, Refused};
 use super::row_classes::RowClasses;
 pub use super::weigh::Clock;
 
@@ -26,9 +27,9 @@ use crate::comm::Comm;
 use crate::data::batch::Batch;
 use crate::data::plan::Plan;
 use crate::embedding::{Embeddings, Lookup, Mode};
-use crate::error::Result;
+use crate::error::{Kind as ErrorKind, Result};
 use crate::model::{Input, InputSpec, Model};
-use crate::nn::{Context, Kernels, ParamStore, Precision};
+use crate::nn::{Buffer, Context, Kernels, ParamStore, Precision};
 use crate::observe::{Stage, Stages};
 
 /// Everything that a step changes or reads, on one rank.
@@ -41,6 +42,8 @@ pub struct Trainable {
     pub model: Box<dyn Model>,
     /// What it is fed.
     pub spec: InputSpec,
+    /// The feature of each dense column of that.
+    pub dense_names: Vec<String>,
     /// The tasks, in order.
     pub tasks: Vec<TaskSpec>,
     /// Optimizer of the dense parameters.
@@ -94,11 +97,29 @@ pub struct StepReport {
     pub asks: Asks,
 }
 
+/// What came of a step.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Stepped {
+    /// It was taken.
+    Taken(StepReport),
+    /// Its numbers were not finite, and no parameter was changed.
+    Refused(Refused),
+}
+
+/// What a step changes before its numbers are known to be finite; not the rows that it gives to new ids, which depend on
+/// their ids alone.
+struct Before {
+    /// Running moments.
+    buffers: Vec<Vec<f32>>,
+    balance: Vec<f64>,
+}
+
 impl Trainable {
-    /// Takes one step. Collective.
-    pub fn step(&mut self, comm: &Comm, input: &StepInput, stages: &Stages) -> Result<StepReport> {
-        let &StepInput { batch, plan, clock, lr_factor, asks, looks } = input;
+    /// Takes one step, unless its numbers are not finite. Collective.
+    pub fn step(&mut self, comm: &Comm, input: &StepInput, stages: &Stages) -> Result<Stepped> {
+        let &StepInput { batch, clock, lr_factor, asks, looks, .. } = input;
         let step = clock.step;
+        let before = self.before();
         let mut lookup = stages.time(Stage::Exchange, || {
             self.embeddings.lookup(comm.as_ref(), &batch.ids, batch.rows, Mode::Train { step })
         })?;
@@ -107,13 +128,25 @@ impl Trainable {
         let context = Context { progress: clock.progress(), ..context };
         let output = stages.time(Stage::Forward, || self.model.forward(&leaves.input, &context))?;
         let losses = stages
-            .time(Stage::Forward, || losses::compute(comm.as_ref(), &self.tasks, &output, batch, plan, asks))
+            .time(Stage::Forward, || losses::compute(comm.as_ref(), &self.tasks, &output, batch, asks))
             .map_err(|error| error.at("after step", step))?;
+        if !losses.finite {
+            let finding = non_finite::loss(self.located(comm, input, &leaves), &losses)?;
+            return self.refuse(before, finding, losses.asks);
+        }
         let forward =
             Forward { graph: &context.graph, leaves: &leaves, output: &output, losses: &losses, batch, clock, looks };
         let Self { dense, embeddings, store, balance, seed, .. } = self;
         let parts = Parts { dense, embeddings, store, balance, seed: *seed, comm: comm.as_ref(), stages };
-        let Weighed { weights, compared, norm, rows, row_gradients } = weigh::weigh(parts, &forward, lookup)?;
+        let weighed = match weigh::weigh(parts, &forward, lookup) {
+            Err(error) if error.kind() == ErrorKind::Numeric && error.is_agreed() => {
+                let at = self.located(comm, input, &leaves);
+                let finding = non_finite::gradient(at, &context.graph, &self.store, &losses)?;
+                return self.refuse(before, finding, losses.asks);
+            }
+            weighed => weighed?,
+        };
+        let Weighed { weights, compared, norm, rows, row_gradients } = weighed;
         stages.time(Stage::Optimizer, || {
             let lr = self.dense.lr() * lr_factor;
             self.dense.apply(comm.as_ref(), &self.store, (rows, norm), lr)
@@ -124,7 +157,27 @@ impl Trainable {
             let after = stages.time(Stage::Forward, || self.look_again(comm, input))?;
             self.balance.method.look_back(&after.means, &present)?;
         }
-        Ok(StepReport { losses: means, plain, present, weights, compared, grad_norm: norm, asks })
+        Ok(Stepped::Taken(StepReport { losses: means, plain, present, weights, compared, grad_norm: norm, asks }))
+    }
+
+    fn before(&self) -> Before {
+        let buffers = self.store.buffers().iter().map(Buffer::get).collect();
+        Before { buffers, balance: self.balance.method.state() }
+    }
+
+    /// Leaves everything that is trained as it was before the step.
+    fn refuse(&mut self, before: Before, finding: Finding, asks: Asks) -> Result<Stepped> {
+        for (buffer, values) in self.store.buffers().iter().zip(&before.buffers) {
+            buffer.set(values)?;
+        }
+        self.balance.method.restore(&before.balance)?;
+        Ok(Stepped::Refused(Refused { finding, asks }))
+    }
+
+    fn located<'a>(&'a self, comm: &'a Comm, input: &StepInput<'a>, leaves: &'a Leaves) -> Located<'a> {
+        let Self { tasks, spec, dense_names, .. } = self;
+        let &StepInput { batch, plan, .. } = input;
+        Located { comm: comm.as_ref(), tasks, spec, dense_names, leaves, batch, plan }
     }
 
     /// The leaves of a batch of training rows.
@@ -138,15 +191,22 @@ impl Trainable {
 
     /// The losses of the same batch after the step, for methods that compare the two.
     fn look_again(&mut self, comm: &Comm, input: &StepInput) -> Result<Losses> {
-        let &StepInput { batch, plan, clock, .. } = input;
+        let &StepInput { batch, clock, .. } = input;
         let step = clock.step;
         let mut lookup = self.embeddings.lookup(comm.as_ref(), &batch.ids, batch.rows, Mode::Evaluate)?;
         let leaves = self.leaves(batch, &mut lookup)?;
         let context = context(comm, batch, Kind::Look(self.kernels, self.precision), self.seed, step)?;
         let context = Context { progress: clock.progress(), ..context };
         let output = self.model.forward(&leaves.input, &context)?;
-        let losses = losses::compute(comm.as_ref(), &self.tasks, &output, batch, plan, Asks::default());
-        losses.map_err(|error| error.at("after step", step + 1))
+        let losses = losses::compute(comm.as_ref(), &self.tasks, &output, batch, Asks::default())?;
+        match losses.finite {
+            true => Ok(losses),
+            // The step has been taken, so that there is nothing to leave out.
+            false => {
+                let finding = non_finite::loss(self.located(comm, input, &leaves), &losses)?;
+                Err(finding.error().at("after step", step + 1))
+            }
+        }
     }
 
     /// Logits of `batch` in evaluation mode: no dropout, no new rows, running moments. Collective.

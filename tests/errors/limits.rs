@@ -1,8 +1,9 @@
 //! Numbers that run away and tables that grow too large.
 
 use crate::common::text_of;
-use crate::fixture::{Fixture, assert_refused, columns, with};
+use crate::fixture::{Fixture, assert_refused, columns, tandem, with};
 use arrow::array::{ArrayRef, Int64Array};
+use std::process::Output;
 use std::sync::Arc;
 
 #[test]
@@ -15,7 +16,25 @@ fn divergence_names_the_task_and_the_row_also_under_mpi() {
             ["the loss of task `click` is not finite", ".parquet", "row group", "row ", "after step", "learning rates"];
         assert_refused(&output, 1, &parts);
         assert!(!fixture.checkpoints().is_empty());
+        assert_replays(&output);
     }
+}
+
+/// The command that the message ends with finds the same.
+fn assert_replays(output: &Output) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let (_, command) = stderr.split_once("`tandem replay ").expect("the message says how to replay");
+    let (folder, _) = command.split_once('`').expect("a whole command");
+    let replayed = tandem(&["replay", folder]);
+    assert_eq!(replayed.status.code(), Some(1), "{}", text_of(&replayed));
+    let text = String::from_utf8_lossy(&replayed.stdout);
+    assert!(text.contains("the loss of task `click` is not finite") && text.contains("as in the run"), "{text}");
+    let replayed = tandem(&["replay", folder, "--json"]);
+    let found: serde_json::Value = serde_json::from_slice(&replayed.stdout).expect("--json prints JSON");
+    assert_eq!((&found["finite"], &found["same"], &found["rows"]), (&false.into(), &true.into(), &20.into()));
+    assert_eq!(found["finding"]["task"], "click");
+    let nothing = tandem(&["replay", "."]);
+    assert_refused(&nothing, 1, &["there is no step to replay here", "non_finite.json"]);
 }
 
 /// A run that dies of one more step's weights must not pass off the last ones as predictions.

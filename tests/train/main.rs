@@ -15,6 +15,7 @@ mod llm4msr;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod mpt;
+mod non_finite;
 mod program;
 mod ranks;
 mod resume;

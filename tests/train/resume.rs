@@ -158,7 +158,7 @@ fn save_again(original: &Path, run_dir: &Path, ranks: usize) {
             DenseState { names: dense.moment_names().to_vec(), moments: dense.gather_moments(comm.as_ref(), store)? };
         let manifest = Manifest::read(original)?;
         let embeddings = &mut trainable.embeddings;
-        let snapshot = Snapshot { manifest, store, dense, embeddings, row_classes: None };
+        let snapshot = Snapshot { manifest, store, dense, embeddings, only: None, row_classes: None };
         checkpoint::begin(comm.as_ref(), &CheckpointDir::of_run(run_dir), snapshot)?.finish(comm.as_ref())
     });
     results.into_iter().for_each(|rank| rank.unwrap_or_else(|error| panic!("{error}")));

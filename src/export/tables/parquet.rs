@@ -4,6 +4,7 @@ use super::quantized::{quantized, scale};
 use super::{Shape, Sink};
 use crate::error::{Error, Result};
 use crate::export::schema::Dtype;
+use crate::guard;
 use arrow::array::{
     Array, ArrayRef, AsArray, Float16Array, Float32Array, Int8Array, ListArray, RecordBatch, UInt64Array,
 };
@@ -174,10 +175,15 @@ pub fn read_tombstones(path: &Path) -> Result<Vec<u64>> {
 
 fn each_batch(path: &Path, mut take: impl FnMut(RecordBatch) -> Result<()>) -> Result<()> {
     let file = File::open(path).map_err(|e| Error::io("opening", path, &e))?;
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| failed("reading", path, &e))?;
-    let reader = reader.with_batch_size(READ_ROWS).build().map_err(|e| failed("reading", path, &e))?;
-    for batch in reader {
-        take(batch.map_err(|e| failed("reading", path, &e))?)?;
+    // A damaged file makes the decoder fail in some places and panic in others.
+    let untrusted = |what: String| failed("reading", path, &what);
+    let open = || ParquetRecordBatchReaderBuilder::try_new(file)?.with_batch_size(READ_ROWS).build();
+    let mut reader = guard::run(open).and_then(|reader| reader.map_err(|e| e.to_string())).map_err(untrusted)?;
+    loop {
+        let batch = guard::run(|| reader.next().transpose()).and_then(|batch| batch.map_err(|e| e.to_string()));
+        match batch.map_err(untrusted)? {
+            Some(batch) => take(batch)?,
+            None => return Ok(()),
+        }
     }
-    Ok(())
 }

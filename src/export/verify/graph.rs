@@ -1,5 +1,6 @@
 //! The ONNX model, run by tract.
 
+use super::operators;
 use super::rows::Ids;
 use crate::error::{Error, Result};
 use crate::export::schema::GraphInput;
@@ -7,8 +8,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tract_onnx::prelude::{
-    Datum, Framework, InferenceFact, InferenceModelExt, IntoRunnable, TValue, TVec, Tensor, TractError,
-    TypedRunnableModel, tvec,
+    Datum, Framework, InferenceFact, InferenceModelExt, IntoRunnable, TValue, TVec, Tensor, TractError, TractResult,
+    TypedModel, TypedRunnableModel, tvec,
 };
 
 /// A model that is ready to score a batch of one length.
@@ -29,12 +30,16 @@ impl<'a> Model<'a> {
     /// the feature's `ids`.
     pub fn read(path: &Path, inputs: &'a [GraphInput], ids: &'a BTreeMap<&'a str, Ids>, rows: usize) -> Result<Self> {
         let build = || {
-            let mut model = tract_onnx::onnx().model_for_path(path)?;
+            let proto = tract_onnx::onnx().proto_model_for_path(path)?;
+            operators::check(&proto).map_err(TractError::msg)?;
+            let mut model = tract_onnx::onnx().model_for_proto_model(&proto)?;
             for (index, input) in inputs.iter().enumerate() {
                 let kind = if input.dtype == "int64" { i64::datum_type() } else { f32::datum_type() };
                 model.set_input_fact(index, InferenceFact::dt_shape(kind, shape(input, ids, rows)))?;
             }
-            model.into_typed()?.into_runnable()
+            let model = model.into_typed()?;
+            check_sizes(&model)?;
+            model.into_runnable()
         };
         let model = build().map_err(|e: TractError| failed(path, format!("{e:#}")))?;
         Ok(Self { path: path.to_path_buf(), model, inputs, ids, rows })
@@ -68,6 +73,21 @@ impl<'a> Model<'a> {
         self.ids.get(feature).ok_or_else(|| failed(&self.path, format!("no ids of `{feature}`")))
     }
 }
+
+/// No value of the model may be larger than [`BYTES_LIMIT`]: two short tensors can be broadcast to any size.
+fn check_sizes(model: &TypedModel) -> TractResult<()> {
+    for fact in model.nodes.iter().flat_map(|node| &node.outputs).map(|output| &output.fact) {
+        let size =
+            fact.shape.as_concrete().map_or(0, |dims| dims.iter().fold(1usize, |size, &n| size.saturating_mul(n)));
+        if size.saturating_mul(fact.datum_type.size_of()) > BYTES_LIMIT {
+            return Err(TractError::msg(format!("it computes a tensor of {size} numbers")));
+        }
+    }
+    Ok(())
+}
+
+/// Of one value: 1 GiB.
+const BYTES_LIMIT: usize = 1 << 30;
 
 /// The shape of an input for `rows` rows. A length that is free is that of the longest row.
 fn shape(input: &GraphInput, ids: &BTreeMap<&str, Ids>, rows: usize) -> Vec<usize> {

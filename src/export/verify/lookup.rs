@@ -1,6 +1,7 @@
 //! From ids to the model's inputs: rows of the tables' Parquet files, pooled or in order.
 
 use super::rows::Ids;
+use crate::checkpoint::inside;
 use crate::error::{Error, Result};
 use crate::export::schema::{BundleSchema, Pooling};
 use crate::export::tables::read_rows;
@@ -25,7 +26,7 @@ impl Vectors {
             let wanted = wanted.remove(table.name.as_str()).unwrap_or_default();
             let mut rows = HashMap::new();
             let mut found = 0;
-            read_rows(&dir.join(file), table.dim, |ids, numbers| {
+            read_rows(&inside(dir, file)?, table.dim, |ids, numbers| {
                 found += ids.len() as u64;
                 for (id, row) in ids.iter().zip(numbers.chunks(table.dim)).filter(|(id, _)| wanted.contains(*id)) {
                     rows.insert(*id, row.to_vec());

@@ -180,12 +180,10 @@ pub fn round_row(numbers: &[f32], words: &mut [u32]) {
     unsafe { avx512::pack_row(numbers, words) };
 }
 
-/// The numbers of some words.
-#[inline(always)]
-pub fn widen(words: &[u32], numbers: &mut [f32]) {
-    // The lower half of a word is the first of its numbers, as in memory: x86 is little-endian.
-    let halves: &[u16] = bytemuck::cast_slice(words);
-    numbers.iter_mut().zip(halves).for_each(|(number, &half)| *number = f32::from_bits(u32::from(half) << 16));
+/// The numbers of rows of 16 words, `stride` words apart; as many rows as `numbers` has, 32 each.
+pub fn widen_rows(words: &[u32], stride: usize, numbers: &mut [f32]) {
+    // SAFETY: as above.
+    unsafe { avx512::widen_rows(words, stride, numbers) };
 }
 
 /// The first `count` lanes, up to 16.

@@ -60,7 +60,7 @@ fn output(tensors: &[Tensor], rows: std::ops::Range<usize>) -> Output {
 }
 
 fn losses(comm: &dyn Communicator, tensors: &[Tensor], rows: std::ops::Range<usize>) -> Losses {
-    compute(comm, &tasks(), &output(tensors, rows.clone()), &batch(rows), &Plan::default(), Asks::default()).unwrap()
+    compute(comm, &tasks(), &output(tensors, rows.clone()), &batch(rows), Asks::default()).unwrap()
 }
 
 #[test]
@@ -69,8 +69,7 @@ fn what_one_rank_asks_for_is_asked_by_all() {
         let found = threads::ranks(2, |comm| {
             let mine = |rank: Option<usize>| rank == Some(comm.rank());
             let asks = Asks { stop: mine(stop), wait: mine(wait) };
-            let output = output(&tensors(), 0..ROWS);
-            compute(comm, &tasks(), &output, &batch(0..ROWS), &Plan::default(), asks).unwrap().asks
+            compute(comm, &tasks(), &output(&tensors(), 0..ROWS), &batch(0..ROWS), asks).unwrap().asks
         });
         assert_eq!(found, [Asks { stop: stop.is_some(), wait: wait.is_some() }; 2]);
     }
@@ -160,23 +159,37 @@ fn a_term_that_is_not_finite_names_its_task_and_one_of_another_shape_is_refused(
     let with = |term: Term| {
         let output = Output { terms: vec![term], ..Output::new(tensors()[..3].to_vec(), Vec::new()) };
         let results = threads::ranks(1, |comm| {
-            compute(comm, &tasks(), &output, &batch(0..ROWS), &Plan::default(), Asks::default())
-                .err()
-                .unwrap()
-                .to_string()
+            let losses = compute(comm, &tasks(), &output, &batch(0..ROWS), Asks::default());
+            losses.map(|losses| (losses.finite, losses.bad)).map_err(|error| error.to_string())
         });
         results.into_iter().next().unwrap()
     };
-    let infinite = Tensor::full(f32::INFINITY, (ROWS, 1), &candle_core::Device::Cpu).unwrap();
-    let message = with(Term { task: 1, tensor: infinite.clone(), weight: 1.0, kind: TermKind::Penalty });
-    assert!(message.contains("a term of the loss of task `buy` is not finite"), "{message}");
+    let mut values = vec![0.5f32; ROWS];
+    values[6] = f32::INFINITY;
+    let infinite = Tensor::from_vec(values, (ROWS, 1), &candle_core::Device::Cpu).unwrap();
+    let found = with(Term { task: 1, tensor: infinite, weight: 1.0, kind: TermKind::Penalty });
+    assert_eq!(found, Ok((false, Some(BadLoss { task: 1, term: true, rows: vec![6] }))));
     for (tensor, kind) in [
         (random(&[ROWS, 2], 1), TermKind::Penalty),
         (random(&[ROWS - 1, 1], 1), TermKind::Label),
         (random(&[ROWS, 2], 1), TermKind::Class { targets: vec![None] }),
     ] {
-        assert!(with(Term { task: 1, tensor, weight: 1.0, kind }).contains("does not fit 8 rows"));
+        let refused = with(Term { task: 1, tensor, weight: 1.0, kind }).unwrap_err();
+        assert!(refused.contains("does not fit 8 rows"), "{refused}");
     }
+}
+
+#[test]
+fn all_ranks_see_that_one_is_not_finite() {
+    let mut tensors = tensors();
+    let mut values: Vec<f32> = numbers(&tensors[1]).iter().map(|&v| v as f32).collect();
+    values[1] = f32::NAN;
+    tensors[1] = Tensor::from_vec(values, (ROWS, 1), &candle_core::Device::Cpu).unwrap();
+    let found = threads::ranks(2, |comm| {
+        let losses = losses(comm, &tensors, 4 * comm.rank()..4 * (comm.rank() + 1));
+        (losses.finite, losses.bad)
+    });
+    assert_eq!(found, [(false, Some(BadLoss { task: 1, term: false, rows: vec![1] })), (false, None)]);
 }
 
 impl Losses {

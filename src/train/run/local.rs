@@ -66,14 +66,18 @@ impl Run {
             let mut loader = self.loader(self.cursor)?;
             while local.steps < steps && !local.stopped {
                 let Some(batch) = self.next_batch(&mut loader)? else { break };
-                let report = self.one_step(&batch, stop_asked(), &mut meter, &mut Unheard)?;
+                let took = self.one_step(&batch, stop_asked(), &mut meter, &mut Unheard)?;
                 loader.recycle(batch);
-                for ((sum, count), (loss, present)) in sums.iter_mut().zip(report.losses.iter().zip(&report.present)) {
-                    *sum += if *present { *loss } else { 0.0 };
-                    *count += u64::from(*present);
+                if let Some(report) = &took.report {
+                    for ((sum, count), (loss, present)) in
+                        sums.iter_mut().zip(report.losses.iter().zip(&report.present))
+                    {
+                        *sum += if *present { *loss } else { 0.0 };
+                        *count += u64::from(*present);
+                    }
                 }
                 local.steps += 1;
-                local.stopped = report.asks.stop && local.steps < steps;
+                local.stopped = took.asks.stop && local.steps < steps;
             }
         }
         local.losses = sums.iter().map(|&(sum, count)| sum / count.max(1) as f64).collect();

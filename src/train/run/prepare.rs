@@ -106,6 +106,7 @@ impl Run {
             stop,
             saved: None,
             saving: None,
+            refused_in_a_row: 0,
             begun_with,
             labelled: vec![false; job.tasks.len()],
             conflict: Conflict::default(),

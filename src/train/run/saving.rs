@@ -28,11 +28,10 @@ impl Run {
     pub(super) fn save(&mut self, observer: &mut dyn Observer) -> Result<()> {
         self.finish_saving(observer)?;
         let dir = CheckpointDir::of_run(&self.run_dir);
-        let position = persist::Position { step: self.step, cursor: self.cursor, progress: self.progress.clone() };
-        let data = self.train.fingerprint();
-        let context = persist::Context { job: &self.job, statistics: &self.statistics, data, position };
-        let (comm, trainable) = (self.comm.as_ref(), &mut self.trainable);
-        let files = self.stages.time(Stage::Checkpoint, || persist::save(comm, &dir, trainable, context))?;
+        let position = self.position();
+        let Self { comm, trainable, job, statistics, train, stages, .. } = self;
+        let context = persist::Context { job, statistics, data: train.fingerprint(), position };
+        let files = stages.time(Stage::Checkpoint, || persist::save(comm.as_ref(), &dir, trainable, context, None))?;
         let best = self.progress.best.map(|(step, _)| step);
         self.saving = Some(Saving { files, step: self.step, best });
         self.saved = Some(self.step);
@@ -47,6 +46,12 @@ impl Run {
         let pruned = if comm.rank() == 0 { dir.prune(self.job.checkpoint.keep, best) } else { Ok(()) };
         collectives::agree(comm, pruned)?;
         let path = dir.step(step).display().to_string();
-        self.tell(observer, Notice::Checkpoint(Saved { step, path, best: best == Some(step) }))
+        self.tell(observer, Notice::Checkpoint(Saved { step, path, best: best == Some(step) }))?;
+        self.tell(observer, Notice::Resources(self.resources()?))
+    }
+
+    /// Where the run stands, as a checkpoint says it.
+    pub(super) fn position(&self) -> persist::Position {
+        persist::Position { step: self.step, cursor: self.cursor, progress: self.progress.clone() }
     }
 }

@@ -5,10 +5,10 @@ use super::{Forward, Parts, Weighed, signal};
 use crate::balance::{OnRows, Rows, Scope, Signal, gram};
 use crate::comm::{Communicator, collectives};
 use crate::embedding::{Lookup, RowGradients, TableGradients};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::nn::Pass;
 use crate::observe::Stage;
-use crate::train::dense::Reduced;
+use crate::train::dense::{Reduced, not_finite};
 use crate::train::leaves::LeafGradients;
 use crate::train::losses::Start;
 use candle_core::Tensor;
@@ -19,7 +19,9 @@ pub(super) fn weigh(mut parts: Parts, forward: &Forward, lookup: Lookup) -> Resu
     let stages = parts.stages;
     parts.dense.begin(rows, parts.comm.size());
     let passes = stages.time(Stage::Backward, || one_by_one(&mut parts, forward))?;
-    let reduced = stages.time(Stage::Reduce, || parts.dense.reduce(parts.comm, rows))?;
+    // What goes through the model's input is not known before the weights are, but starts from what is reduced here.
+    let sound = passes.iter().all(|pass| forward.leaves.reached_finitely(&pass.grads));
+    let reduced = stages.time(Stage::Reduce, || parts.dense.reduce(parts.comm, rows, sound))?;
     if parts.balance.scope == Some(Scope::SharedAndRows) {
         return with_rows(parts, forward, lookup, &passes, reduced);
     }
@@ -35,6 +37,12 @@ pub(super) fn weigh(mut parts: Parts, forward: &Forward, lookup: Lookup) -> Resu
     };
     // Only the weighted sum of the input's gradient is needed, so it is taken once, now that the weights are known.
     let leaves = stages.time(Stage::Backward, || weighted_leaves(forward, &passes, &weights))?;
+    if !leaves.are_finite() {
+        return Err(Error::numeric(
+            "the gradient of the embedding rows is not finite, though that of what reads them is",
+        )
+        .fix("the embeddings or the first layer's weights are too large: lower the learning rates"));
+    }
     let row_gradients = parts.collect(lookup, &[leaves])?;
     let (weights, gram) = (over_parts(&weights, tasks), gram_over_parts(&reduced.gram, tasks));
     Ok(Weighed { weights, compared: Some((Scope::Shared, gram)), norm, rows, row_gradients })
@@ -116,6 +124,9 @@ fn with_rows(
     let mut gram = gram_of_rows(&row_gradients);
     parts.stages.time(Stage::Reduce, || collectives::all_reduce_sum(parts.comm, &mut gram))?;
     gram.iter_mut().zip(&reduced.gram).for_each(|(rows, dense)| *rows += dense);
+    if gram.iter().any(|product| !product.is_finite()) {
+        return Err(not_finite());
+    }
     let weights = match parts.balance.method.on_rows() {
         Some(method) => parts.stages.time(Stage::Balance, || {
             weigh_each_row(method, &signal(forward, &gram, parts.seed), parts.comm, &mut row_gradients)

@@ -6,6 +6,7 @@ use crate::comm::collectives;
 use crate::error::Result;
 use crate::nn::{Graph, Pass, Trunk};
 use crate::observe::Stage;
+use crate::train::dense::not_finite;
 use crate::train::losses::Start;
 use candle_core::Tensor;
 
@@ -45,7 +46,10 @@ impl Heads {
             _ => self.gram_of_representation(forward)?,
         };
         parts.stages.time(Stage::Reduce, || collectives::all_reduce_sum(parts.comm, &mut gram))?;
-        Ok(gram)
+        match gram.iter().all(|product| product.is_finite()) {
+            true => Ok(gram),
+            false => Err(not_finite()),
+        }
     }
 
     /// The parts of the representation at which tasks meet. A part that only one task reads (its own experts) has

@@ -21,7 +21,7 @@ pub(super) fn weigh(mut parts: Parts, forward: &Forward, lookup: Lookup) -> Resu
         let at_input = forward.graph.backward_input(&[(1.0, &pass.at_input)])?;
         forward.leaves.gradients(&[(1.0, &pass.grads), (1.0, &at_input)])
     })?;
-    let reduced = stages.time(Stage::Reduce, || parts.dense.reduce(parts.comm, 1))?;
+    let reduced = stages.time(Stage::Reduce, || parts.dense.reduce(parts.comm, 1, leaves.are_finite()))?;
     let norm = stages.time(Stage::Optimizer, || parts.dense.combine(&reduced, &[1.0]));
     let row_gradients = parts.collect(lookup, &[leaves])?;
     Ok(Weighed { weights, compared, norm, rows: 1, row_gradients })

@@ -47,7 +47,7 @@ fn finish(
     let stages = parts.stages;
     parts.dense.begin(1, parts.comm.size());
     let mut leaves = stages.time(Stage::Backward, || backward(&mut parts, forward, heads, &weights))?;
-    let reduced = stages.time(Stage::Reduce, || parts.dense.reduce(parts.comm, 1))?;
+    let reduced = stages.time(Stage::Reduce, || parts.dense.reduce(parts.comm, 1, leaves.are_finite()))?;
     // Of a single row the Gram matrix is the squared norm of the shared update.
     let shared = reduced.gram.iter().sum::<f64>().sqrt();
     let factor = max_norm.filter(|limit| shared > *limit).map_or(1.0, |limit| limit / shared);

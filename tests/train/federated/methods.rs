@@ -1,7 +1,7 @@
 //! What each method is, by what must then be equal to what.
 
 use super::{CLIENTS, How, Seen, only, place, run, states};
-use crate::common::job::Workplace;
+use crate::common::job::{Workplace, newest};
 use crate::common::log;
 use crate::common::state::State;
 use tandem::federated::events::Notice;
@@ -78,12 +78,37 @@ fn ditto_trains_fedavg_and_beside_it_a_model_of_each_clients_own() {
     assert_eq!(free, local, "without a pull its own model knows nothing of the others");
     let general = |run_dir: &str| -> Vec<State> {
         let of = |name: &&str| place.path(run_dir).join("clients").join(name).join("general");
-        CLIENTS.iter().map(|name| State::read(&crate::common::job::newest(&of(name)))).collect()
+        CLIENTS.iter().map(|name| State::read(&newest(&of(name)))).collect()
     };
     assert_eq!(general("free"), average);
     let pulled = end_of(&place, "pulled", &["federated.method=ditto", "federated.mu=2"]);
     assert_eq!(general("pulled"), average, "the pull is on its own model alone");
     assert!(pulled.iter().zip(&free).all(|(pulled, free)| pulled != free), "every own model is pulled");
+}
+
+#[test]
+fn dittos_pull_keeps_each_own_model_near_to_what_the_shared_one_was() {
+    let place = place();
+    // In the first round all models begin as one. With momentum a parameter would swing past what pulls it; with batch norm
+    // over 16 rows a layer's gradient moves by more than the pull when the layers above it have moved less.
+    let parameters = |name: &str, lr_and_mu: [&str; 2]| -> Vec<Vec<(String, Vec<f32>)>> {
+        let fixed = ["federated.method=ditto", "federated.rounds=1", "optimizer.dense.momentum=0", "model.norm=none"];
+        let ends = end_of(&place, name, &[fixed.as_slice(), lr_and_mu.as_slice()].concat());
+        ends.iter().map(|end| only(end, |name| !name.starts_with("buffers."))).collect()
+    };
+    let start = parameters("start", ["optimizer.dense.lr=1.0e-12", "federated.mu=0"]);
+    let distances = |mu: &str| -> Vec<f64> {
+        let ends = parameters(mu, ["optimizer.dense.lr=0.05", mu]);
+        let distance = |(end, start): (&Vec<(String, Vec<f32>)>, &Vec<(String, Vec<f32>)>)| {
+            let pairs = end.iter().zip(start).flat_map(|((_, end), (_, start))| end.iter().zip(start));
+            pairs.map(|(end, start)| f64::from(end - start).powi(2)).sum::<f64>().sqrt()
+        };
+        ends.iter().zip(&start).map(distance).collect()
+    };
+    let [free, weak, strong] = ["federated.mu=0", "federated.mu=1", "federated.mu=5"].map(distances);
+    for ((free, weak), strong) in free.iter().zip(&weak).zip(&strong) {
+        assert!(strong < weak && weak < free, "{free} {weak} {strong}");
+    }
 }
 
 #[test]

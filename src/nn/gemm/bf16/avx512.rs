@@ -66,6 +66,26 @@ fn load(numbers: &[f32]) -> __m512 {
     unsafe { _mm512_maskz_loadu_ps(mask(numbers.len()), numbers.as_ptr()) }
 }
 
+/// The numbers of rows of 16 words, `stride` words apart; as many rows as `out` has, 32 numbers each.
+#[target_feature(enable = "avx512f")]
+pub fn widen_rows(words: &[u32], stride: usize, out: &mut [f32]) {
+    for (words, out) in words.chunks(stride).zip(out.chunks_exact_mut(BLOCK)) {
+        let words = &words[..PANEL];
+        // SAFETY: `words` is 16 words, and `out` 32 numbers.
+        unsafe {
+            let words = _mm512_loadu_si512(words.as_ptr().cast());
+            _mm512_storeu_ps(out.as_mut_ptr(), widened(_mm512_castsi512_si256(words)));
+            _mm512_storeu_ps(out.as_mut_ptr().add(PANEL), widened(_mm512_extracti64x4_epi64(words, 1)));
+        }
+    }
+}
+
+/// Sixteen numbers of bf16 as f32.
+#[target_feature(enable = "avx512f")]
+fn widened(halves: __m256i) -> __m512 {
+    _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))
+}
+
 /// 16 words from the beginning of `numbers`; zeros where there are less.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn read_words(numbers: &[f32]) -> __m512i {
