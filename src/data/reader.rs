@@ -82,11 +82,6 @@ impl Files {
         self.read_bytes.load(Ordering::Relaxed)
     }
 
-    /// The columns of a file, with their types.
-    pub fn arrow_schema(&self, file: u32) -> Result<Arc<ArrowSchema>> {
-        Ok(self.open(file)?.1.schema().clone())
-    }
-
     /// Starts reading `piece`. With [`Columns::Needed`] only `wanted` columns (indices into
     /// `Schema::columns`) are read; `batch_rows` is the unit of decoding.
     pub fn read(&self, piece: Piece, wanted: &[usize], batch_rows: usize) -> Result<PieceReader> {

@@ -4,14 +4,14 @@ mod local;
 mod meter;
 mod prepare;
 mod refused;
+mod saving;
 
 use super::dataset::Dataset;
-use super::events::{Data, End, Evaluation, Notice, Observer, Saved, Split, Start, Step};
+use super::events::{Data, End, Evaluation, Notice, Observer, Split, Start, Step};
 use super::goal::Goal;
 use super::init;
-use super::persist;
 use super::resources::{self, Resources};
-use super::step::{Clock, StepInput, StepReport, Stepped, Trainable};
+use super::step::{Asks, Clock, StepInput, StepReport, Stepped, Trainable};
 use super::trained::Trained;
 use crate::balance::conflict::Conflict;
 use crate::checkpoint::{CheckpointDir, Progress};
@@ -31,6 +31,7 @@ use crate::pulse;
 pub use local::Local;
 use meter::Meter;
 pub use prepare::Begin;
+use saving::Saving;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -59,8 +60,8 @@ impl Ending {
 
 /// What came of a step, to the run.
 struct Took {
-    /// Whether a rank was asked to stop.
-    stop: bool,
+    /// What any rank asks for.
+    asks: Asks,
     /// `None` if it was left out.
     report: Option<StepReport>,
 }
@@ -85,7 +86,9 @@ pub struct Run {
     step: u64,
     cursor: Cursor,
     progress: Progress,
+    /// Step of the last snapshot that was taken for a checkpoint.
     saved: Option<u64>,
+    saving: Option<Saving>,
     /// Steps that were left out one after another, up to the last.
     refused_in_a_row: u64,
     /// What `init_from` brought, unless the run was resumed.
@@ -133,6 +136,15 @@ impl Run {
 
     /// Trains to the end, or until `stop_asked` answers true on some rank. `observer` is told on rank 0.
     pub fn train(&mut self, observer: &mut dyn Observer, stop_asked: &dyn Fn() -> bool) -> Result<Ending> {
+        let ended = self.train_on(observer, stop_asked);
+        // What ended the run does not take the checkpoint that is being written, if all ranks know that it ended.
+        if ended.as_ref().is_err_and(|error| error.is_agreed() || self.comm.size() == 1) {
+            let _ = self.finish_saving(observer);
+        }
+        ended
+    }
+
+    fn train_on(&mut self, observer: &mut dyn Observer, stop_asked: &dyn Fn() -> bool) -> Result<Ending> {
         let began = Instant::now();
         let mut meter = Meter::new();
         // A run that was stopped by a signal may owe an evaluation; one that stopped early stays stopped.
@@ -150,7 +162,7 @@ impl Run {
                 if ahead.is_none() && self.epoch_ends_soon() {
                     ahead = Some(self.loader(Cursor { epoch: self.cursor.epoch + 1, taken: 0 })?);
                 }
-                ending = meter.paused(|| self.after_step(took.stop, observer))?;
+                ending = meter.paused(|| self.after_step(took.asks, observer))?;
                 if ending.is_some() || self.step == self.total_steps {
                     break;
                 }
@@ -159,6 +171,7 @@ impl Run {
         if self.saved != Some(self.step) {
             self.save(observer)?;
         }
+        self.finish_saving(observer)?;
         let ending = ending.unwrap_or(Ending::Done);
         let (seconds, conflict) = (began.elapsed().as_secs_f64(), self.conflict.report(&self.task_names()));
         let skipped = self.progress.skipped;
@@ -188,14 +201,15 @@ impl Run {
             LogConflict::EveryStep => true,
             LogConflict::Never => false,
         };
-        let input = StepInput { batch, plan: &self.train.plan, clock, lr_factor, stop, looks };
+        let asks = Asks { stop, wait: self.saving.as_ref().is_some_and(|saving| !saving.is_written()) };
+        let input = StepInput { batch, plan: &self.train.plan, clock, lr_factor, asks, looks };
         let rows = self.layout.rows_in_step(self.cursor.taken);
         let report = match self.trainable.step(&self.comm, &input, &self.stages)? {
             Stepped::Taken(report) => report,
             Stepped::Refused(refused) => {
                 meter.rows += rows;
                 meter.paused(|| self.refused(&refused, batch, clock, observer))?;
-                return Ok(Took { stop: refused.stop, report: None });
+                return Ok(Took { asks: refused.asks, report: None });
             }
         };
         self.refused_in_a_row = 0;
@@ -216,7 +230,7 @@ impl Run {
         if self.comm.rank() == 0 {
             observer.tick(epoch, self.step, rows, &report.losses);
         }
-        Ok(Took { stop: report.stop, report: Some(report) })
+        Ok(Took { asks: report.asks, report: Some(report) })
     }
 
     /// Whether a `step` event is told once `step` steps are taken.
@@ -232,10 +246,13 @@ impl Run {
         }
     }
 
-    /// What follows a step; says whether the run ends here. A signal leaves no time to evaluate: that is made up
-    /// for when the run is resumed.
-    fn after_step(&mut self, stop: bool, observer: &mut dyn Observer) -> Result<Option<Ending>> {
-        if stop {
+    /// What follows a step; says whether the run ends here. A checkpoint whose files are written on all ranks gets its name.
+    /// A signal leaves no time to evaluate: that is made up for when the run is resumed.
+    fn after_step(&mut self, asks: Asks, observer: &mut dyn Observer) -> Result<Option<Ending>> {
+        if !asks.wait {
+            self.finish_saving(observer)?;
+        }
+        if asks.stop {
             return Ok(Some(Ending::Signal));
         }
         self.settle(observer)
@@ -339,29 +356,9 @@ impl Run {
         self.tell(observer, Notice::Eval(Evaluation { step, epoch: self.cursor.epoch, split, report, samples_per_s }))
     }
 
-    fn save(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        let dir = CheckpointDir::of_run(&self.run_dir);
-        let (comm, trainable, context) = (self.comm.as_ref(), &self.trainable, self.saved_context());
-        self.stages.time(Stage::Checkpoint, || persist::save(comm, &dir, trainable, context, None))?;
-        self.saved = Some(self.step);
-        let best = self.progress.best.map(|(step, _)| step);
-        let pruned = if comm.rank() == 0 { dir.prune(self.job.checkpoint.keep, best) } else { Ok(()) };
-        collectives::agree(comm, pruned)?;
-        let path = dir.step(self.step).display().to_string();
-        let saved = Saved { step: self.step, path, best: best == Some(self.step) };
-        self.tell(observer, Notice::Checkpoint(saved))?;
-        self.tell(observer, Notice::Resources(self.resources()?))
-    }
-
     /// What this process has taken so far. Collective.
     pub fn resources(&self) -> Result<Resources> {
         Resources::gather(self.comm.as_ref(), self.step, &self.stages, &self.trainable)
-    }
-
-    /// What a checkpoint says of the run as it stands.
-    fn saved_context(&self) -> persist::Context<'_> {
-        let position = persist::Position { step: self.step, cursor: self.cursor, progress: self.progress.clone() };
-        persist::Context { job: &self.job, statistics: &self.statistics, data: self.train.fingerprint(), position }
     }
 
     /// Tells `observer` on rank 0; its failure is everybody's. Collective.

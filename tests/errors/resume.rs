@@ -95,7 +95,7 @@ const DAMAGES: [Damage; 6] = [
     (
         |path| {
             let manifest = std::fs::read_to_string(path.join("manifest.json")).unwrap();
-            let newer = manifest.replacen("\"format\": 1", "\"format\": 99", 1);
+            let newer = manifest.replacen("\"format\": 2", "\"format\": 99", 1);
             std::fs::write(path.join("manifest.json"), newer).unwrap();
         },
         &["manifest.json", "format 99", "version of tandem"],

@@ -98,8 +98,6 @@ fn tables(a: (&Path, &Manifest), b: (&Path, &Manifest), left_out: &[String]) -> 
         })?;
         read_tables(b.0, b.1, first..last + 1, |index, rows| {
             if let Some(table) = of(b.1, index, &diffs) {
-                // A file of the second may hold more buckets than were asked for.
-                let rows = rows.of_buckets(first..last + 1);
                 for (&id, values) in rows.ids.iter().zip(rows.values.chunks(b.1.tables[index].dim)) {
                     diffs[table].add(before.remove(&(table, id)).as_deref(), values);
                 }

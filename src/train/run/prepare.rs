@@ -105,6 +105,7 @@ impl Run {
             best,
             stop,
             saved: None,
+            saving: None,
             refused_in_a_row: 0,
             begun_with,
             labelled: vec![false; job.tasks.len()],
