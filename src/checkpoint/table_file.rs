@@ -109,7 +109,8 @@ pub fn read(dir: &Path, entry: &FileEntry, tables: &[TableEntry], buckets: &Rang
     let _touch = pulse::touch(&path.to_string_lossy(), None);
     let reader = Reader::open(dir, path, entry)?;
     let Some((first, last)) = entry.buckets else { return Ok(Vec::new()) };
-    let buckets = buckets.start.clamp(first, last + 1)..buckets.end.clamp(first, last + 1);
+    let end = last.saturating_add(1);
+    let buckets = buckets.start.clamp(first, end)..buckets.end.clamp(first, end);
     let of_table = |(index, table)| {
         let expected = entry.rows.get(index).copied().unwrap_or(0);
         reader.table(table, first, &buckets, expected)
@@ -214,7 +215,9 @@ impl Reader {
                 .at("file", self.path.display())
                 .fix("this checkpoint belongs to another job, or to another version of it")
         })?;
-        let width = info.shape.iter().skip(1).product::<usize>() as u64 * size_of::<T>() as u64;
+        // A file from elsewhere may name any shape.
+        let columns = info.shape.iter().skip(1).fold(1usize, |columns, &width| columns.saturating_mul(width));
+        let width = (columns as u64).saturating_mul(size_of::<T>() as u64);
         let (begin, end) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
         let all = 0..info.shape.first().copied().unwrap_or(0) as u64;
         let rows = rows.unwrap_or(&all);
