@@ -64,7 +64,7 @@ fn changed_schemas_are_read_or_refused() {
     let bundle = Bundle::new();
     bundle.verify().expect("a good bundle");
     let good: Value = serde_json::from_slice(&bundle.read("schema.json")).expect("JSON");
-    each(200, changes(), |changes| {
+    each(60, changes(), |changes| {
         bundle.write("schema.json", changed(&good, &changes).to_string().as_bytes());
         let _ = bundle.verify();
     });
@@ -90,7 +90,7 @@ fn damaged_models_and_rows_are_read_or_refused() {
     let bundle = Bundle::new();
     for name in ["model.onnx", "golden.parquet", "tables/user.parquet"] {
         let good = bundle.read(name);
-        each(60, damages(), |damages| {
+        each(25, damages(), |damages| {
             bundle.write(name, &damaged(&good, &damages));
             let _ = bundle.verify();
         });

@@ -55,7 +55,7 @@ fn changed_manifests_are_read_or_refused() {
     let saved = saved();
     load(&saved.folder).unwrap_or_else(|error| panic!("{error}"));
     let path = saved.folder.join("manifest.json");
-    each(250, changes(), |changes| {
+    each(120, changes(), |changes| {
         fs::write(&path, sealed(&changed(&saved.manifest, &changes))).expect("written");
         let _ = load(&saved.folder);
     });
@@ -70,7 +70,7 @@ fn damaged_manifests_are_refused() {
     let saved = saved();
     let path = saved.folder.join("manifest.json");
     let good = fs::read(&path).expect("a manifest");
-    each(200, damages(), |damages| {
+    each(100, damages(), |damages| {
         let bad = damaged(&good, &damages);
         fs::write(&path, &bad).expect("written");
         assert!(bad == good || load(&saved.folder).is_err());
@@ -84,7 +84,7 @@ fn damaged_manifests_are_refused() {
 fn damaged_tensors_are_read_or_refused() {
     let saved = saved();
     let files = saved.manifest["files"].as_array().expect("files").clone();
-    each(200, (0..files.len(), damages()), |(file, damages)| {
+    each(100, (0..files.len(), damages()), |(file, damages)| {
         let name = files[file]["name"].as_str().expect("a name");
         let path = saved.folder.join(name);
         let good = fs::read(&path).expect("readable");

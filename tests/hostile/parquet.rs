@@ -47,7 +47,7 @@ fn damaged_files_are_read_or_refused() {
     log::write(&path, log::columns(0..120), 50);
     let (good, schema) = (std::fs::read(&path).expect("readable"), Arc::new(schema()));
     assert!(read(&path, &schema));
-    each(250, damages(), |damages| {
+    each(150, damages(), |damages| {
         std::fs::write(&path, damaged(&good, &damages)).expect("written");
         read(&path, &schema);
     });
@@ -62,7 +62,7 @@ fn damaged_footers_are_read_or_refused() {
     let (good, schema) = (std::fs::read(&path).expect("readable"), Arc::new(schema()));
     let length = u32::from_le_bytes(good[good.len() - 8..good.len() - 4].try_into().expect("4 bytes")) as usize;
     let (pages, footer) = good.split_at(good.len() - 8 - length);
-    each(250, damages(), |damages| {
+    each(150, damages(), |damages| {
         let body = damaged(&footer[..length], &damages);
         let size = (body.len() as u32).to_le_bytes();
         std::fs::write(&path, [pages, &body, &size, b"PAR1"].concat()).expect("written");
