@@ -116,7 +116,7 @@ fn a_new_job_says_what_it_guessed_and_trains() {
     stdout(&tandem(&["new", &fixture.arg("train"), "--out", &out]));
     let text = std::fs::read_to_string(&out).unwrap();
     for part in [
-        "{name: age, kind: numeric, transform: standardize}  # numbers from 20 to 69",
+        "{name: age, kind: numeric, transform: standardize}  # numbers 20 … 69, mean ",
         "{name: user, kind: categorical, dim: 8}  # 31 distinct ids",
         "{name: city, kind: categorical, dim: 4}  # 3 distinct ids",
         "{name: click, label: click, kind: binary}  # 0 or 1, 1 in 35.00 % of the rows",

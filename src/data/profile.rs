@@ -61,6 +61,14 @@ pub struct Numbers {
     pub binary: bool,
 }
 
+impl Numbers {
+    /// `0.35 … 3.99, mean 2.3`, to four decimals.
+    pub fn describe(&self) -> String {
+        let short = |x: f64| (x * 1e4).round() / 1e4;
+        format!("{} … {}, mean {}", short(self.min), short(self.max), short(self.mean))
+    }
+}
+
 impl FileProfile {
     /// Looks at the first `rows` rows of a file.
     ///

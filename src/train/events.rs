@@ -13,8 +13,9 @@ use crate::train::step::StepReport;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// Something that happened in a run.
+/// Something that happened in a run. Few are told in a second, so that their size is no matter.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)]
 pub enum Notice {
     /// The run begins, or goes on.
     Start(Start),

@@ -88,7 +88,7 @@ fn values(column: &Profile) -> String {
         parts.push(format!("lists of {shortest} to {longest}"));
     }
     if let Some(numbers) = column.numbers {
-        parts.push(format!("{} … {}, mean {:.4}", numbers.min, numbers.max, numbers.mean));
+        parts.push(numbers.describe());
     }
     parts.join("; ")
 }

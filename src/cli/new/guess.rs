@@ -4,6 +4,9 @@ use crate::data::accepts::Accepts;
 use crate::data::profile::{FileProfile, MOST_DISTINCT, Profile};
 use crate::error::{Error, Result};
 
+/// Whole numbers above this are rather ids than amounts.
+const LARGEST_AMOUNT: f64 = 1e8;
+
 /// What becomes of every column.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
@@ -196,7 +199,8 @@ fn feature(column: &Profile) -> std::result::Result<Feature, String> {
         return number(column);
     }
     let is_text = !Accepts::Number.accepts(&column.kind);
-    if is_text || has_word(column, &IDS) || distinct(column) < FEW {
+    let huge = column.numbers.is_some_and(|numbers| numbers.max > LARGEST_AMOUNT);
+    if is_text || has_word(column, &IDS) || distinct(column) < FEW || huge {
         return feature(format!("kind: categorical, dim: {}", dim(distinct(column))), format!("{seen} distinct ids"));
     }
     number(column)
@@ -209,7 +213,7 @@ fn number(column: &Profile) -> std::result::Result<Feature, String> {
     // Amounts with a long tail: their logarithms are nearer to each other.
     let long_tail = numbers.min >= 0.0 && numbers.max > 20.0 * numbers.mean.max(f64::MIN_POSITIVE);
     let transform = if long_tail { "log1p" } else { "standardize" };
-    let why = format!("numbers from {} to {}, mean {:.4}", numbers.min, numbers.max, numbers.mean);
+    let why = format!("numbers {}", numbers.describe());
     Ok(Feature { name: column.name.clone(), options: format!("kind: numeric, transform: {transform}"), why })
 }
 

@@ -93,7 +93,7 @@ fn name(data: &str) -> String {
     let parts = data.split('/').map(|part| part.strip_suffix(".parquet").unwrap_or(part));
     let says =
         |part: &&str| !part.is_empty() && !part.contains(['*', '?', '=']) && !["train", ".", ".."].contains(part);
-    identifier(parts.filter(says).last().unwrap_or("job"), "job")
+    identifier(parts.filter(says).next_back().unwrap_or("job"), "job")
 }
 
 #[cfg(test)]
