@@ -12,6 +12,7 @@ use crate::checkpoint::{self, Manifest};
 use crate::error::Result;
 use neighbours::{Nearness, Neighbour};
 use std::fmt::Write;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Says what a checkpoint, a bundle or a Parquet log holds.
@@ -94,8 +95,14 @@ fn is_log(path: &Path) -> bool {
     let of_run = |name| path.join(name).exists();
     let is_glob = path.to_string_lossy().contains(['*', '?', '[']) && !path.exists();
     is_glob
-        || path.is_file()
+        || begins_as_parquet(path)
         || path.is_dir() && !of_run(checkpoint::MANIFEST) && !of_run("checkpoints") && holds_parquet(path)
+}
+
+fn begins_as_parquet(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+    read.is_ok() && magic == *b"PAR1"
 }
 
 fn holds_parquet(path: &Path) -> bool {
