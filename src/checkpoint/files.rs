@@ -18,7 +18,7 @@ pub struct FileEntry {
     /// Length.
     pub bytes: u64,
     /// XXH3-64 as 16 hexadecimal digits: of the content, or of a table file of its head
-    /// ([`super::table_file`]).
+    /// (`table_file.rs`).
     pub checksum: String,
     /// Buckets `[first, last]` for a table file.
     #[serde(default, skip_serializing_if = "Option::is_none")]

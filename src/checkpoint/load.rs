@@ -94,7 +94,7 @@ pub fn read_dense(dir: &Path, manifest: &Manifest, mut take: impl FnMut(&str, Ve
 }
 
 /// Hands the rows of each table in `buckets` to `take`, in the order of the buckets, file by file. Nothing else is read; some
-/// files ([`super::in_order::THREADS`]) are held in memory at a time.
+/// files (`in_order.rs`) are held in memory at a time.
 pub fn read_tables(
     dir: &Path,
     manifest: &Manifest,

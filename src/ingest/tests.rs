@@ -87,7 +87,7 @@ fn a_value_that_does_not_fit_is_named_by_file_and_line() {
     let mut text = "user,price\n".to_string();
     (0..9000).for_each(|row| text += &format!("{row},{}\n", if row == 8999 { "cheap" } else { "1" }));
     let input = place.file("log.csv", text);
-    let error = ingest(&place.request(&[input.clone()])).unwrap_err().to_string();
+    let error = ingest(&place.request(std::slice::from_ref(&input))).unwrap_err().to_string();
     assert!(
         error.contains("log.csv, line 9001, column price") && error.contains("`cheap` is no whole number"),
         "{error}"

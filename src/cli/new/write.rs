@@ -90,10 +90,10 @@ fn identifier(text: &str, instead: &str) -> String {
 
 /// The last part of the path that says something.
 fn name(data: &str) -> String {
-    let parts = data.split('/').map(|part| part.strip_suffix(".parquet").unwrap_or(part));
+    let mut parts = data.split('/').map(|part| part.strip_suffix(".parquet").unwrap_or(part));
     let says =
         |part: &&str| !part.is_empty() && !part.contains(['*', '?', '=']) && !["train", ".", ".."].contains(part);
-    identifier(parts.filter(says).next_back().unwrap_or("job"), "job")
+    identifier(parts.rfind(says).unwrap_or("job"), "job")
 }
 
 #[cfg(test)]
