@@ -94,6 +94,9 @@ starts_again() {
     until_true 60 "job $1 is not started again" is_state "$1" RUNNING
 }
 
+# A node that was down takes jobs again: by our word, or because its daemon has answered meanwhile.
+resumes() { scontrol update NodeName="$1" State=RESUME 2>/dev/null || sinfo -h -n "$1" -o %T | grep -qE '^(idle|mixed|allocated)$'; }
+
 # The same files, bit for bit, in the newest checkpoints of two runs.
 same() {
     local a b
@@ -131,7 +134,7 @@ for launcher in srun mpirun; do
     starts_again "$job"
     trains "$run" 100
     scontrol update NodeName=n2 State=DOWN Reason=test
-    scontrol update NodeName=n2 State=RESUME
+    until_true 30 "node n2 does not come back" resumes n2
     starts_again "$job"
     ends "$job" COMPLETED
     same whole "$run"
