@@ -16,7 +16,7 @@ mod new;
 mod predict;
 mod replay;
 mod report;
-mod schema;
+pub mod schema;
 mod shell;
 mod synth;
 mod train;

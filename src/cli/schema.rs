@@ -3,6 +3,8 @@
 mod kinds;
 mod page;
 
+pub use kinds::{Build, components};
+
 use crate::config;
 use crate::error::{Error, Result};
 use serde_json::Value;

@@ -5,13 +5,21 @@ use crate::error::Result;
 use crate::{balance, embedding, model, nn, optim};
 use serde_json::{Map, Value, json};
 
+/// Builds a component, which fills its defaults in.
+pub type Build = fn(&mut Component) -> Result<()>;
+
+/// What is chosen by `kind` in a job, by its name in the schema, and how one is built for a made-up log.
+pub fn components() -> impl Iterator<Item = (&'static str, Build)> {
+    PLACES.iter().map(|place| (place.name, place.build))
+}
+
 /// A component of the job: its name in the schema, where it stands, its kinds, and how one is built.
 struct Place {
     name: &'static str,
     /// Properties that hold it, as pointers into the schema.
     at: &'static [&'static str],
     kinds: fn() -> Vec<&'static str>,
-    build: fn(&mut Component) -> Result<()>,
+    build: Build,
 }
 
 const PLACES: [Place; 6] = [
@@ -82,7 +90,7 @@ fn refer(value: &mut Value, to: &str) {
 }
 
 /// One kind and its options. One that has options without a default says only that it has others.
-fn of_kind(kind: &str, build: fn(&mut Component) -> Result<()>) -> Value {
+fn of_kind(kind: &str, build: Build) -> Value {
     let mut component = Component::named(kind);
     let mut properties = Map::from_iter([("kind".to_string(), json!({"const": kind}))]);
     let built = build(&mut component);
