@@ -7,7 +7,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 SCRIPTS := .ci/deny .ci/install .ci/run jobs/demo.sh slurm/array.sbatch slurm/daily.sbatch slurm/ranks.sh \
 	slurm/train.sbatch tests/mpich.sh tests/slurm/run.sh
 
-.PHONY: help demo test test-slurm test-hangs test-mpich build lint doc deny bench growth decode peer results balancing install
+.PHONY: help demo test test-slurm test-hangs test-mpich build lint doc deny bench checkpoint growth decode peer results balancing install
 
 help:
 	@echo 'make demo    build, write a synthetic log, train on it with 2 MPI ranks, compare with the best possible'
@@ -20,6 +20,7 @@ help:
 	@echo 'make doc     build the documentation of the code'
 	@echo 'make deny    check advisories and licences of the dependencies (skipped where cargo-deny is missing)'
 	@echo 'make bench   run the benchmarks'
+	@echo 'make checkpoint  time saving and loading 4 GiB against dd on the same disk'
 	@echo 'make growth  time steps against table rows, tasks, ranks and sequence length, and draw docs/growth-*.svg'
 	@echo 'make decode  time the reading of Parquet against pyarrow (installs it under runs/decode)'
 	@echo 'make peer    time tandem against TorchRec (installs PyTorch under runs/peer; needs ../shared/bench)'
@@ -79,6 +80,9 @@ balancing: build
 
 bench: install
 	cargo bench --bench dense --bench throughput --bench table_memory
+
+checkpoint: install
+	cargo bench --bench checkpoint
 
 growth: install
 	cargo bench --bench growth

@@ -29,7 +29,7 @@ use tandem::embedding::{BatchGradient, Mode};
 use tandem::observe::{Stage, Stages};
 use tandem::train::dataset::Dataset;
 use tandem::train::run::Run;
-use tandem::train::step::{Clock, StepInput};
+use tandem::train::step::{Asks, Clock, StepInput};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -245,7 +245,8 @@ fn step_times(comm: &Comm, folder: &Path, balance: &str) -> anyhow::Result<StepT
         let (stages, _) = &clock;
         let batch = stages.time(Stage::DecodeWait, || loader.next())?.context("the epoch is long enough")?;
         let clock = Clock { step: step as u64, steps_per_epoch: 1, total_steps: 1 };
-        let input = StepInput { batch: &batch, plan: &data.plan, clock, lr_factor: 1.0, stop: false, looks: false };
+        let input =
+            StepInput { batch: &batch, plan: &data.plan, clock, lr_factor: 1.0, asks: Asks::default(), looks: false };
         run.trainable.step(comm, &input, stages)?;
     }
     let (stages, since) = clock;

@@ -12,6 +12,10 @@
 readonly EXIT_STOPPED=75 EXIT_STUCK=76
 
 asked=no signalled=no launcher=
+# The number of the last element of an array is that of the array, too, and would put all of it back into the queue.
+job_id=$SLURM_JOB_ID
+if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then job_id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
+readonly job_id
 
 # Slurm signals the script alone, and mpirun takes SIGTERM as an order to kill: ranks get what both launchers pass on.
 pass_on() {
@@ -53,6 +57,9 @@ train() {
         wait "$launcher" || code=$?
     done
     launcher=
+    # MPICH's mpirun, signalled, loses the exit code of its ranks at times. A run that is done ends at once when it is
+    # started again.
+    if [ "$asked" = yes ] && [ "$code" = 0 ]; then code=$EXIT_STOPPED; fi
     return "$code"
 }
 
@@ -74,13 +81,13 @@ leave() {
     esac
     # After scancel the ranks have saved and left, too, but nobody wants them back; what is preempted, or loses a
     # node, Slurm itself puts back.
-    state=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *JobState=\([A-Z_]*\).*/\1/p')
+    state=$(scontrol show job "$job_id" | sed -n 's/^ *JobState=\([A-Z_]*\).*/\1/p')
     if [ "$state" != RUNNING ]; then
         echo "the job is $state: left to Slurm"
         exit "$code"
     fi
     echo "$(date '+%F %T') exit code $code: back into the queue"
-    scontrol requeue "$SLURM_JOB_ID" ||
+    scontrol requeue "$job_id" ||
         echo "Slurm will not requeue this job (see JobRequeue in slurm.conf): submit it again to go on" >&2
     exit "$code"
 }

@@ -7,8 +7,8 @@
 //! | 6 | [`cli`] |
 //! | 5 | [`train`], [`federated`], [`doctor`] |
 //! | 4 | [`checkpoint`], [`knowledge`] |
-//! | 3 | [`embedding`], [`model`] |
-//! | 2 | [`balance`], [`metric`], [`optim`], [`data`] |
+//! | 3 | [`embedding`], [`model`], [`report`] |
+//! | 2 | [`balance`], [`metric`], [`optim`], [`data`], [`ingest`] |
 //! | 1 | [`comm`], [`nn`], [`observe`], [`config`] |
 //! | 0 | [`error`], [`guard`], [`pulse`], [`random`] |
 //!
@@ -27,6 +27,7 @@ pub mod error;
 pub mod export;
 pub mod federated;
 pub mod guard;
+pub mod ingest;
 pub mod knowledge;
 pub mod metric;
 pub mod model;
@@ -35,6 +36,7 @@ pub mod observe;
 pub mod optim;
 pub mod pulse;
 pub mod random;
+pub mod report;
 pub mod train;
 
 pub use error::{Error, Result};

@@ -17,7 +17,7 @@ const RANKS: usize = 2;
 /// How often a rank is killed or stopped: `TANDEM_DISTURBANCES`, else few, because each takes seconds.
 fn disturbances() -> u64 {
     let wanted = std::env::var("TANDEM_DISTURBANCES").ok();
-    wanted.map_or(8, |number| number.parse().expect("TANDEM_DISTURBANCES is a number"))
+    wanted.map_or(6, |number| number.parse().expect("TANDEM_DISTURBANCES is a number"))
 }
 
 fn tandem() -> &'static Path {

@@ -339,6 +339,12 @@ fn every_command_explains_itself() {
         "synth",
         "balance",
         "knowledge",
+        "report",
+        "new",
+        "ingest",
+        "schema",
+        "completions",
+        "man",
     ] {
         let output = tandem(&[command, "--help"]);
         assert!(output.status.success(), "{}", text_of(&output));

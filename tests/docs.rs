@@ -8,8 +8,8 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use tandem::cli::schema;
 use tandem::config::{self, Component};
-use tandem::{balance, embedding, model, nn, optim};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -25,7 +25,8 @@ struct Block {
 /// Every document, README.md first.
 fn documents() -> Vec<PathBuf> {
     let mut paths = vec![Path::new(ROOT).join("README.md"), Path::new(ROOT).join("CHANGELOG.md")];
-    let mut docs: Vec<_> = fs::read_dir(Path::new(ROOT).join("docs")).unwrap().map(|e| e.unwrap().path()).collect();
+    let below = |folder: &str| fs::read_dir(Path::new(ROOT).join(folder)).unwrap().map(|e| e.unwrap().path());
+    let mut docs: Vec<_> = ["docs", "docs/models", "docs/methods"].into_iter().flat_map(below).collect();
     docs.sort();
     paths.extend(docs.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "md")));
     paths
@@ -135,6 +136,12 @@ fn commands_of_the_reference_run() {
 #[test]
 fn commands_about_data_run() {
     run_blocks("docs/data.md");
+    run_blocks("docs/ingest.md");
+}
+
+#[test]
+fn commands_of_the_first_ten_minutes_run() {
+    run_blocks("docs/start.md");
 }
 
 #[test]
@@ -146,7 +153,17 @@ fn commands_about_serving_run() {
 /// No document has a command that none of the tests above runs.
 #[test]
 fn every_command_is_run_by_a_test() {
-    const RUN: [&str; 5] = ["README.md", "docs/commands.md", "docs/continual.md", "docs/data.md", "docs/serving.md"];
+    const RUN: [&str; 8] = [
+        "README.md",
+        "docs/commands.md",
+        "docs/continual.md",
+        "docs/data.md",
+        "docs/ingest.md",
+        // By tests/readers, since its other half is Python.
+        "docs/python.md",
+        "docs/serving.md",
+        "docs/start.md",
+    ];
     for path in documents() {
         for block in read(&path).0 {
             let kind = block.info.as_str();
@@ -277,61 +294,22 @@ fn every_key_of_a_job_is_in_its_reference() {
     assert!(seen > 60, "{seen} keys");
 }
 
-type Build = fn(&mut Component) -> tandem::Result<()>;
-
-/// What is chosen by `kind`: the section of docs/job.md, and how one is built.
-const COMPONENTS: [(&str, Build); 6] = [
-    ("model", |component| {
-        let field = |name: &str, start| model::Field { name: name.to_string(), start, width: 2 };
-        let pair = model::PairSpec { left: 0, right: 1, drawn: None };
-        let tasks = vec!["click".to_string(), "buy".to_string()];
-        let sets = model::table_sets(component, &tasks)?;
-        let fields = (0..sets.len()).flat_map(|set| [field("user", 4 * set), field("item", 4 * set + 2)]).collect();
-        let history = || model::SequenceSpec {
-            name: "history".to_string(),
-            max_len: 3,
-            dim: 2,
-            candidates: vec![1],
-            ..Default::default()
-        };
-        let input = model::InputSpec {
-            fields,
-            sets,
-            // The others read no unpooled sequence.
-            sequences: if component.kind == "dtrn" { vec![history()] } else { Vec::new() },
-            // Only matrix factorisation reads pairs, and it reads nothing else.
-            pairs: if component.kind == "mf" { vec![pair; 2] } else { Vec::new() },
-            dense_width: 2,
-            outputs: vec![1, 1],
-            scenarios: vec!["home".to_string(), "shop".to_string()],
-            tasks,
-            ..Default::default()
-        };
-        if component.kind == "llm4msr" {
-            // Without knowledge it is nothing.
-            let options =
-                "{user_knowledge: user, scenario_knowledge: file, scenario_dim: 3, scenario_fingerprint: '0'}";
-            component.options = serde_yaml::from_str(options).expect("options");
-        }
-        model::build(component, &input, &mut nn::ParamStore::new(1)).map(drop)
-    }),
-    ("balance", |component| balance::build(component, &["click", "buy"].map(str::to_string)).map(drop)),
-    ("dense", |component| optim::build(component).map(drop)),
-    ("sparse", |component| embedding::optimizer::build(component, "optimizer.sparse").map(drop)),
-    ("schedule", |component| optim::schedule::build(component, 10).map(drop)),
-    ("init", |component| embedding::Init::build(component, "tables.item.init", 4).map(drop)),
-];
-
 #[test]
 fn every_kind_and_option_is_in_the_reference() {
     let sections = sections();
-    for (section, build) in COMPONENTS {
+    for (section, build) in schema::components() {
         let text = &sections[section];
         let error = build(&mut Component::named(NO_SUCH)).expect_err("there is no such kind");
         let kinds = listed(&error, "the kinds are: ").unwrap_or_else(|| panic!("{section}: no kinds in {error}"));
         for kind in kinds {
             assert!(text.contains(&format!("`{kind}`")), "docs/job.md: `{section}` does not name `{kind}`");
             let mut component = Component::named(&kind);
+            if kind == "llm4msr" {
+                // Without knowledge it is nothing.
+                let options =
+                    "{user_knowledge: user, scenario_knowledge: file, scenario_dim: 3, scenario_fingerprint: '0'}";
+                component.options = serde_yaml::from_str(options).expect("options");
+            }
             build(&mut component).unwrap_or_else(|error| panic!("{kind} with its defaults: {error}"));
             for option in component.options.keys().filter_map(|key| key.as_str()) {
                 let told = text.contains(&format!("`{option}`"));

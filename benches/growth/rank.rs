@@ -17,7 +17,7 @@ use tandem::observe::{Stage, Stages};
 use tandem::random;
 use tandem::train::dataset::Dataset;
 use tandem::train::run::Run;
-use tandem::train::step::{Clock, StepInput};
+use tandem::train::step::{Asks, Clock, StepInput};
 
 pub const GLOBAL_BATCH: usize = 4096;
 pub const NUMERIC: usize = 13;
@@ -182,7 +182,7 @@ impl Rank {
     /// Takes one step.
     pub fn step(&mut self, batch: &Batch, stages: &Stages) -> anyhow::Result<()> {
         let clock = Clock { step: self.steps, steps_per_epoch: 1, total_steps: 1 };
-        let input = StepInput { batch, plan: &self.plan, clock, lr_factor: 1.0, stop: false, looks: false };
+        let input = StepInput { batch, plan: &self.plan, clock, lr_factor: 1.0, asks: Asks::default(), looks: false };
         self.run.trainable.step(&self.comm, &input, stages)?;
         self.steps += 1;
         Ok(())

@@ -1,5 +1,6 @@
 //! The folder of a run's checkpoints: names, the newest, the best, and which are dropped.
 
+use super::disk::Disk;
 use super::manifest::Manifest;
 use crate::error::{Error, Result};
 use std::io::ErrorKind;
@@ -13,17 +14,18 @@ const REPLACED: &str = "-replaced.partial";
 #[derive(Debug, Clone)]
 pub struct CheckpointDir {
     path: PathBuf,
+    pub(super) disk: Disk,
 }
 
 impl CheckpointDir {
     /// The checkpoints of the run folder `run_dir`; the folder need not exist yet.
     pub fn of_run(run_dir: &Path) -> Self {
-        Self { path: run_dir.join("checkpoints") }
+        Self { path: run_dir.join("checkpoints"), disk: Disk::default() }
     }
 
     /// The steps in `path`; the folder need not exist yet.
     pub fn at(path: PathBuf) -> Self {
-        Self { path }
+        Self { path, disk: Disk::default() }
     }
 
     /// The folder itself.
@@ -50,9 +52,9 @@ impl CheckpointDir {
     pub fn put_aside(&self, step: u64) -> Result<()> {
         let (whole, aside) = (self.step(step), self.replaced(step));
         if aside.exists() {
-            remove(&aside)?;
+            self.disk.remove(&aside)?;
         }
-        std::fs::rename(&whole, aside).map_err(|e| Error::io("replacing", &whole, &e))
+        self.disk.rename("replacing", &whole, &aside)
     }
 
     /// Puts back what [`CheckpointDir::put_aside`] moved, where a crash came before its replacement.
@@ -61,7 +63,7 @@ impl CheckpointDir {
             let step = name.strip_prefix(PREFIX).and_then(|name| name.strip_suffix(REPLACED)?.parse().ok());
             if let Some(step) = step.filter(|&step| !self.step(step).exists()) {
                 let aside = self.replaced(step);
-                std::fs::rename(&aside, self.step(step)).map_err(|e| Error::io("recovering", &aside, &e))?;
+                self.disk.rename("recovering", &aside, &self.step(step))?;
             }
         }
         Ok(())
@@ -94,11 +96,7 @@ impl CheckpointDir {
 
     /// Drops all but the newest `keep` checkpoints and the one of step `best`, and what crashed saves left.
     pub fn prune(&self, keep: usize, best: Option<u64>) -> Result<()> {
-        let steps = self.steps()?;
-        let old = &steps[..steps.len().saturating_sub(keep.max(1))];
-        for &step in old.iter().filter(|&&step| Some(step) != best) {
-            self.drop_step(step)?;
-        }
+        outdated(&self.steps()?, keep, best).try_for_each(|step| self.drop_step(step))?;
         self.sweep()
     }
 
@@ -106,23 +104,24 @@ impl CheckpointDir {
     fn drop_step(&self, step: u64) -> Result<()> {
         let doomed = self.partial(step);
         if doomed.exists() {
-            remove(&doomed)?;
+            self.disk.remove(&doomed)?;
         }
-        std::fs::rename(self.step(step), &doomed).map_err(|e| Error::io("dropping", &self.step(step), &e))?;
-        remove(&doomed)
+        self.disk.rename("dropping", &self.step(step), &doomed)?;
+        self.disk.remove(&doomed)
     }
 
     fn sweep(&self) -> Result<()> {
         for name in self.names()?.iter().filter(|name| name.starts_with(PREFIX) && name.ends_with(PARTIAL)) {
-            remove(&self.path.join(name))?;
+            self.disk.remove(&self.path.join(name))?;
         }
         Ok(())
     }
 }
 
-fn remove(path: &Path) -> Result<()> {
-    let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
-    removed.map_err(|e| Error::io("dropping", path, &e))
+/// Of `steps` all but the newest `keep` and `best`.
+pub(super) fn outdated(steps: &[u64], keep: usize, best: Option<u64>) -> impl Iterator<Item = u64> {
+    let old = &steps[..steps.len().saturating_sub(keep.max(1))];
+    old.iter().copied().filter(move |&step| Some(step) != best)
 }
 
 /// Finds the checkpoint that the argument `CKPT` of a command means: a checkpoint folder, or a run folder

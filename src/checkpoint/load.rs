@@ -1,10 +1,12 @@
-//! Loading, at any number of ranks: every rank reads the dense part, and the table files that overlap the
-//! buckets it owns. A run that goes on takes all of its checkpoint; another job's run takes what it knows.
+//! Loading, at any number of ranks: every rank reads the dense part, and of the table files the buckets that it
+//! owns. A run that goes on takes all of its checkpoint; another job's run takes what it knows.
 
 use super::files::{FileEntry, TensorFile};
-use super::manifest::{Manifest, TableEntry};
+use super::in_order::in_order;
+use super::manifest::Manifest;
 use super::matches::Matches;
 use super::save::{ASSIGNED, DENSE_FILE, DenseState, ROW_CLASSES};
+use super::table_file;
 use crate::embedding::{Embeddings, TableRows};
 use crate::error::{Error, Result};
 use crate::nn::ParamStore;
@@ -81,35 +83,41 @@ pub fn load_tables(dir: &Path, manifest: &Manifest, embeddings: &mut Embeddings)
     read_tables(dir, manifest, owned, |table, rows| embeddings.import(table, rows).map(|_| ()))
 }
 
-/// Hands the rows of each table in `buckets` to `take`, in the order of the buckets, file by file: one file is held in
-/// memory at a time.
+/// Hands the dense parameters to `take`, by name.
+pub fn read_dense(dir: &Path, manifest: &Manifest, mut take: impl FnMut(&str, Vec<f32>)) -> Result<()> {
+    let file = TensorFile::read(dir, entry(dir, manifest, DENSE_FILE)?)?;
+    let tensors = file.tensors()?;
+    for parameter in &manifest.parameters {
+        take(&parameter.name, tensors.get(&format!("parameters.{}", parameter.name))?);
+    }
+    Ok(())
+}
+
+/// Hands the rows of each table in `buckets` to `take`, in the order of the buckets, file by file. Nothing else is read; some
+/// files (`in_order.rs`) are held in memory at a time.
 pub fn read_tables(
     dir: &Path,
     manifest: &Manifest,
     buckets: Range<usize>,
     mut take: impl FnMut(usize, &TableRows) -> Result<()>,
 ) -> Result<()> {
-    for file in &manifest.files {
-        let Some((first, last)) = file.buckets else { continue };
-        if last < buckets.start || first >= buckets.end {
-            continue;
-        }
-        let content = TensorFile::read(dir, file)?;
-        for (index, table) in manifest.tables.iter().enumerate() {
-            let rows = read_rows(&content, table, first..last + 1)?;
-            let expected = file.rows.get(index).copied().unwrap_or(0);
-            if rows.ids.len() as u64 != expected {
-                return Err(Error::checkpoint(format!(
-                    "table `{}` has {} rows in a file that should hold {expected}",
-                    table.name,
-                    rows.ids.len()
-                ))
-                .at("file", dir.join(&file.name).display()));
-            }
-            take(index, &rows)?;
-        }
-    }
-    Ok(())
+    each_file(dir, manifest, &buckets, |tables| {
+        tables.iter().enumerate().try_for_each(|(index, rows)| take(index, rows))
+    })
+}
+
+/// Hands what each file has of `buckets` to `take`: the rows of every table.
+fn each_file(
+    dir: &Path,
+    manifest: &Manifest,
+    buckets: &Range<usize>,
+    take: impl FnMut(Vec<TableRows>) -> Result<()>,
+) -> Result<()> {
+    let overlaps = |file: &&FileEntry| {
+        file.buckets.is_some_and(|(first, last)| first < buckets.end && last >= buckets.start && !buckets.is_empty())
+    };
+    let files: Vec<&FileEntry> = manifest.files.iter().filter(overlaps).collect();
+    in_order(&files, |file| table_file::read(dir, file, &manifest.tables, buckets), take)
 }
 
 /// Loads this rank's rows of those tables that `embeddings` has too, by name and dimension; returns which they are. The
@@ -126,37 +134,17 @@ pub fn load_known_tables(
     // Other bucket counts cut the ids in another way: then any file can hold ids of this rank.
     let owned = embeddings.owned_buckets();
     let same_buckets = manifest.buckets == embeddings.buckets();
-    for file in &manifest.files {
-        let Some((first, last)) = file.buckets else { continue };
-        if same_buckets && (last < owned.start || first >= owned.end) {
-            continue;
-        }
-        let content = TensorFile::read(dir, file)?;
-        for (saved, named) in manifest.tables.iter().zip(&has) {
+    let wanted = if same_buckets { owned } else { 0..manifest.buckets };
+    each_file(dir, manifest, &wanted, |tables| {
+        for ((saved, named), rows) in manifest.tables.iter().zip(&has).zip(tables) {
             let Some(table) = wants.iter().position(|wanted| wanted == named) else { continue };
             let slots = embeddings.slots(table).into_iter().map(|slot| (slot.name.to_string(), slot.width));
             let keep = keep_state && slots.collect::<Vec<_>>() == saved.state;
-            embeddings.import_renewed(table, read_rows(&content, saved, first..last + 1)?, keep)?;
+            embeddings.import_renewed(table, rows, keep)?;
         }
-    }
+        Ok(())
+    })?;
     Ok(Matches::new(&wants, &has))
-}
-
-fn read_rows(content: &TensorFile, table: &TableEntry, buckets: Range<usize>) -> Result<TableRows> {
-    let tensors = content.tensors()?;
-    let name = |part: &str| format!("{}.{part}", table.name);
-    Ok(TableRows {
-        buckets,
-        bucket_rows: tensors.get(&name("bucket_rows"))?,
-        ids: tensors.get(&name("ids"))?,
-        values: tensors.get(&name("values"))?,
-        state: tensors.get(&name("state"))?,
-        counts: tensors.get(&name("counts"))?,
-        last_steps: tensors.get(&name("last_steps"))?,
-        bucket_candidates: tensors.get(&name("bucket_candidates"))?,
-        candidate_ids: tensors.get(&name("candidate_ids"))?,
-        candidate_counts: tensors.get(&name("candidate_counts"))?,
-    })
 }
 
 fn entry<'a>(dir: &Path, manifest: &'a Manifest, name: &str) -> Result<&'a FileEntry> {

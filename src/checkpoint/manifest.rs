@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// Version of the layout described in [`crate::checkpoint`].
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// The best evaluation so far, and how long ago it was.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -1,144 +1,206 @@
-//! Copies of a run's checkpoints in an object store, and checkpoints that are there and not here.
+//! Copies of a run's checkpoints at another place, which is an object store as a rule.
 //!
 //! ```text
 //! <copy_to>/checkpoints/step-00000200/…       as in RUN_DIR; the manifest comes last and goes first
 //! ```
 
-use super::folder::CheckpointDir;
+use super::folder::{CheckpointDir, outdated};
 use super::manifest::{MANIFEST, Manifest};
+use super::transfer::{fetch, remove, send};
 use crate::comm::{Communicator, collectives};
-use crate::data::store::{Store, is_far, read_whole};
-use crate::data::transfer::{at, fetch, remove, send};
+use crate::data::everywhere::Everywhere;
+use crate::data::store::{Depot, at, read_whole};
 use crate::error::{Error, Result};
-use crate::random;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
 
-const FOLDER: &str = "checkpoints";
-
-/// Copies the whole checkpoint of `step` to the run at `to`, the files in turn by the ranks; then drops those copies there whose
-/// checkpoints are gone here. Collective.
-pub fn push(comm: &dyn Communicator, store: &dyn Store, dir: &CheckpointDir, to: &str, step: u64) -> Result<()> {
-    let local = dir.step(step);
-    let manifest = collectives::agree(comm, Manifest::read(&local))?;
-    let target = at(&at(to, FOLDER), &folder_name(&local));
-    let names: Vec<String> = manifest.files.iter().map(|file| file.name.clone()).collect();
-    let mine: Vec<String> = names.into_iter().skip(comm.rank()).step_by(comm.size()).collect();
-    collectives::agree(comm, send(store, &local, &target, &mine))?;
-    let finish = || {
-        send(store, &local, &target, &[MANIFEST.to_string()])?;
-        let kept = dir.steps()?;
-        let gone = steps(store, to)?.into_iter().filter(|(step, _)| !kept.contains(step));
-        gone.map(|(_, folder)| remove(store, &folder, MANIFEST)).collect()
-    };
-    collectives::agree(comm, if comm.rank() == 0 { finish() } else { Ok(()) })
+/// Where a run's checkpoints are copied to.
+#[derive(Clone)]
+pub struct Mirror {
+    store: Arc<dyn Depot>,
+    run: String,
 }
 
-/// Brings the newest checkpoint of the run at `from` here, if there is a newer one than here. Collective.
-pub fn pull(comm: &dyn Communicator, store: &dyn Store, dir: &CheckpointDir, from: &str) -> Result<()> {
-    let bring = || {
-        let here = dir.steps()?.last().copied();
-        match steps(store, from)?.pop() {
-            Some((step, folder)) if Some(step) > here => {
+impl Mirror {
+    /// The copies at `run`: an address, or a folder of this machine.
+    pub fn new(run: &str) -> Self {
+        Self { store: Arc::new(Everywhere::default()), run: run.to_string() }
+    }
+
+    /// Refuses a place that holds copies of another run. Collective.
+    pub fn check_free(&self, comm: &dyn Communicator) -> Result<()> {
+        let check = || match self.newest()? {
+            None => Ok(()),
+            Some(step) => Err(Error::job("`checkpoint.copy_to` already holds checkpoints of a run")
+                .at("path", self.folder(step))
+                .fix("go on from there with --resume, or name another folder")),
+        };
+        collectives::agree(comm, if comm.rank() == 0 { check() } else { Ok(()) })
+    }
+
+    /// Brings the newest checkpoint to `dir`, and the best that it knows of, if `dir` has none that is as new. Says which
+    /// checkpoint of `dir` has no copy yet. Collective.
+    pub fn pull(&self, comm: &dyn Communicator, dir: &CheckpointDir) -> Result<Option<u64>> {
+        let pulled = if comm.rank() == 0 { self.bring(dir) } else { Ok(None) };
+        let mut owed = [collectives::agree(comm, pulled)?.map_or(0, |step| step + 1)];
+        collectives::all_reduce_max(comm, &mut owed)?;
+        Ok(owed[0].checked_sub(1))
+    }
+
+    fn bring(&self, dir: &CheckpointDir) -> Result<Option<u64>> {
+        let (there, here) = (self.steps()?, dir.steps()?);
+        match (there.last(), here.last()) {
+            (None, here) => Ok(here.copied()),
+            (Some((there, _)), Some(here)) if there <= here => Ok((there < here).then_some(*here)),
+            (Some((newest, folder)), _) => {
                 std::fs::create_dir_all(dir.path()).map_err(|e| Error::io("creating", dir.path(), &e))?;
-                fetch(store, &folder, &dir.step(step), MANIFEST)
+                let best = best_of(self.store.as_ref(), folder)?;
+                for (step, folder) in there.iter().filter(|(step, _)| step == newest || Some(*step) == best) {
+                    if !here.contains(step) {
+                        tracing::info!("fetching the checkpoint {folder}");
+                        fetch(self.store.as_ref(), folder, &dir.step(*step))?;
+                    }
+                }
+                Ok(None)
             }
-            _ => Ok(()),
         }
-    };
-    collectives::agree(comm, if comm.rank() == 0 { bring() } else { Ok(()) })
+    }
+
+    /// Begins to copy the whole checkpoint of `step`: each rank sends its share of the files, on a thread.
+    pub fn begin(&self, comm: &dyn Communicator, dir: &CheckpointDir, step: u64) -> Result<Copying> {
+        let (mirror, local, target) = (self.clone(), dir.step(step), self.folder(step));
+        let (rank, size) = (comm.rank(), comm.size());
+        let send_share = move || {
+            let names = Manifest::read(&local)?.files.into_iter().map(|file| file.name);
+            let mine: Vec<String> = names.skip(rank).step_by(size).collect();
+            send(mirror.store.as_ref(), &local, &target, &mine)
+        };
+        let thread = std::thread::Builder::new().name("copy".to_string()).spawn(send_share);
+        let thread = thread.map_err(|e| Error::internal(format!("no thread can be started to copy: {e}")))?;
+        Ok(Copying { mirror: self.clone(), local: dir.step(step), step, thread: Some(thread) })
+    }
+
+    /// The step of the newest whole copy.
+    pub fn newest(&self) -> Result<Option<u64>> {
+        Ok(self.steps()?.last().map(|(step, _)| *step))
+    }
+
+    fn folder(&self, step: u64) -> String {
+        at(&at(&self.run, "checkpoints"), &format!("step-{step:08}"))
+    }
+
+    fn steps(&self) -> Result<Vec<(u64, String)>> {
+        steps(self.store.as_ref(), &self.run)
+    }
+
+    /// Drops all but the newest `keep` copies and the one of step `best`.
+    fn prune(&self, keep: usize, best: Option<u64>) -> Result<()> {
+        let steps: Vec<u64> = self.steps()?.into_iter().map(|(step, _)| step).collect();
+        outdated(&steps, keep, best).try_for_each(|step| remove(self.store.as_ref(), &self.folder(step)))
+    }
 }
 
-/// Steps and folders of the whole checkpoints of the run at `of`, ascending.
-fn steps(store: &dyn Store, of: &str) -> Result<Vec<(u64, String)>> {
-    let folder = at(of, FOLDER);
+/// A checkpoint that is being copied; waits for its thread when it is dropped.
+pub struct Copying {
+    mirror: Mirror,
+    local: PathBuf,
+    step: u64,
+    thread: Option<JoinHandle<Result<()>>>,
+}
+
+impl Copying {
+    /// Whether this rank's files are there, or could not be copied.
+    pub fn is_done(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Waits for the files of all ranks and makes them a checkpoint at the store; then older ones go there. Collective.
+    pub fn finish(mut self, comm: &dyn Communicator, keep: usize, best: Option<u64>) -> Result<()> {
+        collectives::agree(comm, self.wait())?;
+        let finish = || {
+            let Self { mirror, local, step, .. } = &self;
+            send(mirror.store.as_ref(), local, &mirror.folder(*step), &[MANIFEST.to_string()])?;
+            mirror.prune(keep, best)
+        };
+        collectives::agree(comm, if comm.rank() == 0 { finish() } else { Ok(()) })
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        let lost = || Err(Error::internal("the thread that copies the checkpoint panicked"));
+        self.thread.take().map_or(Ok(()), |thread| thread.join().unwrap_or_else(|_| lost()))
+    }
+}
+
+impl Drop for Copying {
+    fn drop(&mut self) {
+        let _ = self.wait();
+    }
+}
+
+/// Steps and folders of the whole checkpoints of the run at `run`, ascending.
+pub(super) fn steps(store: &dyn Depot, run: &str) -> Result<Vec<(u64, String)>> {
     let mut found = Vec::new();
-    for file in store.below(&folder)? {
-        let step = file.path.strip_suffix(&format!("/{MANIFEST}")).and_then(|step| step.rsplit_once('/'));
-        let number = step.and_then(|(_, name)| name.strip_prefix("step-")?.parse().ok());
-        found.extend(number.map(|number| (number, file.path[..file.path.len() - MANIFEST.len() - 1].to_string())));
+    for file in store.below(&at(run, "checkpoints"))? {
+        let folder = file.path.strip_suffix(&format!("/{MANIFEST}"));
+        let name = folder.and_then(|folder| Some((folder, folder.rsplit_once('/')?.1)));
+        found.extend(
+            name.and_then(|(folder, name)| Some((name.strip_prefix("step-")?.parse().ok()?, folder.to_string()))),
+        );
     }
     found.sort_unstable();
     Ok(found)
 }
 
-fn folder_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-/// A path on this machine for what `path` names: itself, or a copy of the checkpoint or bundle that it is the address of; of a run the
-/// best checkpoint, else the newest. Copies stay below the user's cache folder, and are taken again for as long as they are the same.
-pub fn localised(store: &dyn Store, path: &Path) -> Result<PathBuf> {
-    let Some(address) = path.to_str().filter(|path| is_far(path)) else { return Ok(path.to_path_buf()) };
-    let vouches = |folder: &str| at(folder, MANIFEST);
-    let is_whole =
-        |folder: &str| -> Result<bool> { Ok(store.below(folder)?.iter().any(|file| file.path == vouches(folder))) };
-    let folder = match is_whole(address)? {
-        true => address.trim_end_matches('/').to_string(),
-        false => chosen(store, address)?,
-    };
-    let manifest = read_whole(store, &vouches(&folder))?;
-    let id = random::hash(random::text(&folder), &[random::text(&String::from_utf8_lossy(&manifest))]);
-    let copy = cache()?.join(format!("{id:016x}"));
-    if !copy.join(MANIFEST).is_file() {
-        fetch(store, &folder, &copy, MANIFEST)?;
-    }
-    Ok(copy)
-}
-
-/// The best checkpoint of a run, else its newest.
-fn chosen(store: &dyn Store, run: &str) -> Result<String> {
-    let mut steps = steps(store, run)?;
-    let Some((_, newest)) = steps.last().cloned() else {
-        return Err(Error::checkpoint("there is no checkpoint here").at("path", run).fix("check the address"));
-    };
-    let manifest: serde_json::Value = serde_json::from_slice(&read_whole(store, &at(&newest, MANIFEST))?)
-        .map_err(|e| Error::checkpoint(format!("the manifest is damaged: {e}")).at("path", &newest))?;
-    let best = manifest.pointer("/progress/best/0").and_then(serde_json::Value::as_u64);
-    steps.retain(|(step, _)| Some(*step) == best);
-    Ok(steps.pop().map_or(newest, |(_, folder)| folder))
-}
-
-/// A path of this process alone, for a folder that goes elsewhere when it is whole.
-pub fn scratch(name: &str) -> Result<PathBuf> {
-    Ok(cache()?.join(format!("{name}-{}", std::process::id())))
-}
-
-/// A folder of the user's own.
-fn cache() -> Result<PathBuf> {
-    let of = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let base = of("XDG_CACHE_HOME").or_else(|| Some(of("HOME")?.join(".cache")));
-    let base = base.ok_or_else(|| Error::job("there is no place for copies").fix("set XDG_CACHE_HOME to a folder"))?;
-    let folder = base.join("tandem");
-    std::fs::create_dir_all(&folder).map_err(|e| Error::io("creating", &folder, &e))?;
-    Ok(folder)
+/// The step of the best checkpoint that the one at `folder` knows of.
+pub(super) fn best_of(store: &dyn Depot, folder: &str) -> Result<Option<u64>> {
+    let manifest: serde_json::Value = serde_json::from_slice(&read_whole(store, &at(folder, MANIFEST))?)
+        .map_err(|e| Error::checkpoint(format!("the manifest is damaged: {e}")).at("path", folder))?;
+    Ok(manifest.pointer("/progress/best/0").and_then(serde_json::Value::as_u64))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::comm::solo::Solo;
     use crate::data::store::Local;
 
-    /// Two checkpoints at a run; of the newer one only files, no manifest.
-    fn run() -> (tempfile::TempDir, String) {
+    /// Checkpoints at a run, of which the newest knows the best; of one more only a file, no manifest.
+    fn run() -> (tempfile::TempDir, Mirror) {
         let place = tempfile::tempdir().unwrap();
-        for (step, name) in [(3, "dense"), (3, MANIFEST), (20, "dense")] {
+        let manifest = r#"{"files": [], "progress": {"best": [3, 0.5]}}"#;
+        for (step, name) in [(3, MANIFEST), (5, MANIFEST), (7, MANIFEST), (20, "dense")] {
             let folder = place.path().join(format!("store/checkpoints/step-{step:08}"));
             std::fs::create_dir_all(&folder).unwrap();
-            std::fs::write(folder.join(name), "{}").unwrap();
+            std::fs::write(folder.join(name), manifest).unwrap();
         }
-        let run = place.path().join("store").display().to_string();
-        (place, run)
+        let mirror = Mirror::new(&place.path().join("store").display().to_string());
+        (place, mirror)
+    }
+
+    fn found(mirror: &Mirror) -> Vec<u64> {
+        steps(&Local, &mirror.run).unwrap().into_iter().map(|(step, _)| step).collect()
     }
 
     #[test]
-    fn only_whole_copies_count() {
-        let (place, run) = run();
-        let found: Vec<u64> = steps(&Local, &run).unwrap().into_iter().map(|(step, _)| step).collect();
-        assert_eq!(found, [3]);
+    fn the_newest_and_the_best_come_back() {
+        let (place, mirror) = run();
+        assert_eq!(found(&mirror), [3, 5, 7], "what has no manifest is not whole");
         let dir = CheckpointDir::of_run(&place.path().join("here"));
-        pull(&crate::comm::solo::Solo, &Local, &dir, &run).unwrap();
-        assert_eq!(dir.steps().unwrap(), [3]);
-        assert!(chosen(&Local, &run).unwrap().ends_with("step-00000003"));
-        assert_eq!(localised(&Local, Path::new("runs/here")).unwrap(), Path::new("runs/here"));
+        for _ in 0..2 {
+            assert_eq!(mirror.pull(&Solo, &dir).unwrap(), None);
+            assert_eq!(dir.steps().unwrap(), [3, 7]);
+        }
+        std::fs::create_dir_all(dir.step(9)).unwrap();
+        assert_eq!(mirror.pull(&Solo, &dir).unwrap(), Some(9), "it is newer here, and has no copy");
+        assert!(mirror.check_free(&Solo).unwrap_err().to_string().contains("--resume"));
+        Mirror::new(&place.path().join("empty").display().to_string()).check_free(&Solo).unwrap();
+    }
+
+    #[test]
+    fn old_copies_go_by_the_rule_of_the_run_folder() {
+        let (_place, mirror) = run();
+        mirror.prune(1, Some(3)).unwrap();
+        assert_eq!(found(&mirror), [3, 7]);
     }
 }

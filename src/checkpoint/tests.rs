@@ -1,5 +1,6 @@
 //! Saving and loading, whole and damaged.
 
+use super::disk::Operation;
 use super::files::TensorFile;
 use super::manifest::MANIFEST;
 use super::save::DENSE_FILE;
@@ -15,7 +16,9 @@ use crate::nn::{Init, ParamStore};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-const BUCKETS: usize = 16;
+mod faults;
+
+const BUCKETS: usize = 4;
 const RANKS: usize = 2;
 
 /// What is saved and restored on one rank: a parameter with one moment, a buffer, a table.
@@ -48,17 +51,26 @@ impl Parts {
     /// Others at each step.
     fn trained(comm: &dyn Communicator, step: u64) -> Self {
         let mut parts = Self::new(comm);
+        parts.train(comm, step);
+        parts
+    }
+
+    fn train(&mut self, comm: &dyn Communicator, step: u64) {
         let x = step as f32;
-        parts.store.load(0, &[x, 1.0, 2.0, 3.0, 4.0, 5.0]).unwrap();
-        parts.store.buffers()[0].set(&[x, 0.5, 0.25, 0.0]).unwrap();
-        parts.dense = DenseState { names: vec!["m".to_string()], moments: vec![vec![vec![0.1 * x; 6]]] };
-        let ids = IdColumn { offsets: vec![0, 40], ids: (0..40).map(|i| i * 7 + step).collect() };
-        let lookup = parts.embeddings.lookup(comm, &[ids], 1, Mode::Train { step }).unwrap();
-        parts
-            .embeddings
-            .update(comm, lookup, BatchGradient { pooled: &[0.3, -0.2, 0.1], sequences: &[] }, 1.0)
-            .unwrap();
-        parts
+        self.store.load(0, &[x, 1.0, 2.0, 3.0, 4.0, 5.0]).unwrap();
+        self.store.buffers()[0].set(&[x, 0.5, 0.25, 0.0]).unwrap();
+        self.dense = DenseState { names: vec!["m".to_string()], moments: vec![vec![vec![0.1 * x; 6]]] };
+        self.train_rows(comm, step);
+    }
+
+    /// A step of the table alone.
+    fn train_rows(&mut self, comm: &dyn Communicator, step: u64) {
+        // One row that has ids, whatever the number of ranks.
+        let ids: Vec<u64> = (0..40).filter(|_| comm.rank() == 0).map(|i| i * 7 + step).collect();
+        let ids = IdColumn { offsets: vec![0, ids.len() as u32], ids };
+        let lookup = self.embeddings.lookup(comm, &[ids], 1, Mode::Train { step }).unwrap();
+        let gradient = BatchGradient { pooled: &[0.3, -0.2, 0.1], sequences: &[] };
+        self.embeddings.update(comm, lookup, gradient, 1.0).unwrap();
     }
 
     fn content(&self) -> Content {
@@ -68,7 +80,11 @@ impl Parts {
         Content { dense, rows: self.embeddings.export(0, 0..BUCKETS) }
     }
 
-    fn save(&self, comm: &dyn Communicator, dir: &CheckpointDir, step: u64) -> Result<()> {
+    fn save(&mut self, comm: &dyn Communicator, dir: &CheckpointDir, step: u64) -> Result<()> {
+        self.begin(comm, dir, step)?.finish(comm)
+    }
+
+    fn begin(&mut self, comm: &dyn Communicator, dir: &CheckpointDir, step: u64) -> Result<Saving> {
         let manifest = Manifest {
             format: FORMAT,
             tandem: "0".to_string(),
@@ -92,7 +108,8 @@ impl Parts {
             files: Vec::new(),
         };
         let Self { store, dense, embeddings } = self;
-        save(comm, dir, Snapshot { manifest, store, dense, embeddings, only: None, row_classes: None })
+        let dense = dense.clone();
+        begin(comm, dir, Snapshot { manifest, store, dense, embeddings, only: None, row_classes: None })
     }
 
     /// Loads over whatever is there.
@@ -246,31 +263,76 @@ fn the_manifest_of_another_format_says_so() {
 
 #[test]
 fn a_save_that_fails_leaves_what_was_saved_before() {
-    type Break = fn(&Fixture, &mut Parts);
-    let breaks: [Break; 2] = [
-        // A file where a folder should be.
-        |fixture, _| std::fs::write(fixture.dir.partial(20), "in the way").unwrap(),
-        // A moment of another length than its parameter: rank 0 fails after rank 1 has written its files.
-        |_, parts| parts.dense.moments[0][0].truncate(1),
-    ];
-    for break_it in breaks {
-        let fixture = Fixture::saved();
-        let errors = threads::ranks(RANKS, |comm| {
-            let mut parts = Parts::trained(comm, 20);
-            if comm.rank() == 0 {
-                break_it(&fixture, &mut parts);
+    let fixture = Fixture::saved();
+    let errors = threads::ranks(RANKS, |comm| {
+        let mut parts = Parts::trained(comm, 20);
+        if comm.rank() == 0 {
+            // Of another length than its parameter: rank 0 fails after rank 1 has begun to write.
+            parts.dense.moments[0][0].truncate(1);
+        }
+        parts.save(comm, &fixture.dir, 20).expect_err("the save was broken").to_string()
+    });
+    assert_eq!(errors[0], errors[1], "one error for all");
+    assert!(errors[0].contains("optimizer.m.weight"), "{}", errors[0]);
+    fixture.assert_newest(10, 10);
+    assert!(!fixture.dir.partial(20).exists());
+}
+
+#[test]
+fn what_is_trained_meanwhile_is_not_saved() {
+    let fixture = Fixture::new();
+    threads::ranks(RANKS, |comm| {
+        // The disk takes nothing until the tables have changed.
+        let (open, opened) = std::sync::mpsc::channel::<()>();
+        let opened = std::sync::Mutex::new(opened);
+        let wait = move |operation, path: &Path| {
+            if operation == Operation::Create && name_of(path) != MANIFEST {
+                // The other end is dropped when the door opens.
+                let _ = opened.lock().unwrap().recv();
             }
-            parts.save(comm, &fixture.dir, 20).expect_err("the save was broken").to_string()
-        });
-        assert_eq!(errors[0], errors[1], "one error for all");
-        fixture.assert_newest(10, 10);
-        // What is left does not stop a later save, and goes with it.
-        fixture.save(30, 30);
-        fixture.assert_newest(30, 30);
-        fixture.dir.prune(1, Some(10)).unwrap();
-        let mut left: Vec<_> = std::fs::read_dir(fixture.dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-        left.sort();
-        assert_eq!(left, ["step-00000010", "step-00000030"]);
+            Ok(())
+        };
+        let mut dir = fixture.dir.clone();
+        dir.disk.faults = Some(std::sync::Arc::new(wait));
+        let mut parts = Parts::trained(comm, 10);
+        let saving = parts.begin(comm, &dir, 10).unwrap();
+        assert!(!saving.is_written());
+        for step in 11..14 {
+            parts.train_rows(comm, step);
+        }
+        parts.store.load(0, &[0.0; 6]).unwrap();
+        assert_ne!(parts.content(), Parts::trained(comm, 10).content());
+        drop(open);
+        saving.finish(comm).unwrap();
+    });
+    fixture.assert_newest(10, 10);
+}
+
+#[test]
+fn without_room_for_a_copy_of_the_tables_training_waits() {
+    let fixture = Fixture::new();
+    let mut parts = Parts::new(&Solo);
+    // A page of rows and one of what is known of them, each of 256 KiB, and an index.
+    parts.embeddings = parts.embeddings.with_memory_limit(600 << 10);
+    parts.train(&Solo, 10);
+    let saving = parts.begin(&Solo, &fixture.dir, 10).unwrap();
+    assert!(saving.is_written());
+    saving.finish(&Solo).unwrap();
+    fixture.assert_newest(10, 10);
+}
+
+#[test]
+fn other_ranks_read_the_rows_that_they_own() {
+    for writers in 1..=3 {
+        let fixture = Fixture::new();
+        threads::ranks(writers, |comm| Parts::trained(comm, 10).save(comm, &fixture.dir, 10).unwrap());
+        for readers in 1..=BUCKETS {
+            threads::ranks(readers, |comm| {
+                let mut parts = Parts::new(comm);
+                parts.load(&fixture.dir.step(10)).unwrap();
+                assert_eq!(parts.content(), Parts::trained(comm, 10).content(), "{writers} → {readers} ranks");
+            });
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! `tandem apply`.
 
 use super::export::{json, table};
+use crate::checkpoint::{localised, published};
+use crate::comm::solo::Solo;
+use crate::data::everywhere::Everywhere;
 use crate::error::Result;
 use crate::export::delta::apply;
 use std::path::PathBuf;
@@ -9,11 +12,11 @@ use std::path::PathBuf;
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::help("Example: tandem apply bundles/monday bundles/tuesday-delta --out bundles/tuesday"))]
 pub struct Args {
-    /// The bundle.
+    /// The bundle, here or at an address (s3://…).
     base: PathBuf,
-    /// The delta.
+    /// The delta, likewise.
     delta: PathBuf,
-    /// Folder of the new bundle; must be new or empty.
+    /// Folder of the new bundle, here or at an address (s3://…); must be new or empty.
     #[arg(long)]
     out: PathBuf,
     /// Prints one JSON object instead of a table.
@@ -23,6 +26,9 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
-    let report = apply(&args.base, &args.delta, &args.out)?;
+    let store = Everywhere::default();
+    let here = |path| localised(&Solo, &store, path);
+    let (base, delta) = (here(&args.base)?, here(&args.delta)?);
+    let report = published(&store, &args.out, |out| apply(&base, &delta, out))?;
     super::print(&if args.json { format!("{}\n", json(&report)) } else { table(&report) })
 }

@@ -6,7 +6,7 @@ use crate::config;
 use crate::data::everywhere::Everywhere;
 use crate::doctor::{Finding, Options, Report, Severity, examine};
 use crate::error::{Error, Result};
-use crate::observe::{Terminal, log};
+use crate::observe::log;
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args, voice: Voice) -> i32 {
     launch::run(launch::Options::default(), |comm| {
-        log::init(&Terminal::stderr(), comm.rank(), comm.size(), voice.verbosity())?;
+        log::init(&voice.terminal(), comm.rank(), comm.size(), voice.verbosity())?;
         let mine = if comm.rank() == 0 { doctor(args, comm.size(), voice) } else { Ok(0) };
         let mut code = [collectives::agree(comm.as_ref(), mine)?];
         collectives::all_reduce_max(comm.as_ref(), &mut code)?;

@@ -1,6 +1,7 @@
 //! `tandem eval`.
 
 use super::Voice;
+use crate::checkpoint::localised;
 use crate::comm::{Comm, launch};
 use crate::config::job::Paths;
 use crate::data::everywhere::Everywhere;
@@ -9,7 +10,7 @@ use crate::data::schema::Purpose;
 use crate::data::store::Store;
 use crate::error::{Error, Result};
 use crate::metric::{self, Report};
-use crate::observe::{Stages, Terminal, log, threads};
+use crate::observe::{Stages, log, threads};
 use crate::train::dataset::Dataset;
 use crate::train::trained::Trained;
 use serde::Serialize;
@@ -20,9 +21,9 @@ use std::sync::Arc;
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::help("Example: tandem eval runs/census_mmoe --data 'data/census_income/test/*.parquet' --json"))]
 pub struct Args {
-    /// A checkpoint folder, or a run folder (its best checkpoint, else its newest).
+    /// A checkpoint folder, or a run folder (its best checkpoint, else its newest), here or at an address (s3://…).
     checkpoint: PathBuf,
-    /// Globs, folders or files of the rows, with their labels.
+    /// Globs, folders or files of the rows, with their labels, here or at addresses (s3://…, https://…).
     #[arg(long, required = true, num_args = 1..)]
     data: Vec<String>,
     /// Globs, folders or files of the rows that the model was trained on; default: those of its job. Read only where
@@ -43,7 +44,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args, voice: Voice) -> i32 {
     launch::run(launch::Options::default(), |comm| {
-        log::init(&Terminal::stderr(), comm.rank(), comm.size(), voice.verbosity())?;
+        log::init(&voice.terminal(), comm.rank(), comm.size(), voice.verbosity())?;
         threads::start(args.threads, comm.as_ref())?;
         eval(&comm, &args)
     })
@@ -60,8 +61,9 @@ struct Evaluated<'a> {
 }
 
 fn eval(comm: &Comm, args: &Args) -> Result<i32> {
-    let mut trained = Trained::load(comm, &super::here(comm.as_ref(), &args.checkpoint)?)?;
-    let store: Arc<dyn Store> = Arc::new(Everywhere::default());
+    let everywhere = Arc::new(Everywhere::default());
+    let mut trained = Trained::load(comm, &localised(comm.as_ref(), everywhere.as_ref(), &args.checkpoint)?)?;
+    let store: Arc<dyn Store> = everywhere;
     let relations = relations(comm, &trained, &store, &args.train)?;
     // Paths on the command line are the user's own: the job's `data.root` is not theirs.
     trained.job.data.root = None;

@@ -1,20 +1,18 @@
 //! `tandem export`.
 
 use super::Voice;
-use crate::checkpoint;
+use crate::checkpoint::{localised, published};
 use crate::comm::launch;
 use crate::data::everywhere::Everywhere;
-use crate::data::store::{Store, is_far};
-use crate::data::transfer::send_folder;
+use crate::data::store::Store;
 use crate::error::{Error, Result};
-use crate::export::bundle::MANIFEST;
 use crate::export::schema::Dtype;
 use crate::export::tables::Format;
 use crate::export::verify::Report;
-use crate::observe::{Terminal, log, threads};
+use crate::observe::{log, threads};
 use crate::train::export::{Effect, Exported, Layout, Options, export};
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Writes a bundle for serving: the model as ONNX, the embedding tables as Parquet, what turns rows into the model's
@@ -22,9 +20,9 @@ use std::sync::Arc;
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::help("Example: tandem export runs/census_mmoe --out bundles/census --tables redis"))]
 pub struct Args {
-    /// A checkpoint folder, or a run folder (its best checkpoint, else its newest).
+    /// A checkpoint folder, or a run folder (its best checkpoint, else its newest), here or at an address (s3://…).
     checkpoint: PathBuf,
-    /// Folder of the bundle; must be new or empty.
+    /// Folder of the bundle, here or at an address (s3://…); must be new or empty.
     #[arg(long)]
     out: PathBuf,
     /// Further formats of the tables, beside Parquet.
@@ -55,6 +53,20 @@ pub struct Args {
     json: bool,
 }
 
+impl Args {
+    fn options(&self, since: Option<PathBuf>) -> Options {
+        Options {
+            out: self.out.clone(),
+            formats: self.tables.clone(),
+            data: self.data.clone(),
+            layout: self.layout,
+            dtype: self.quantize.map_or(Dtype::F32, Quantize::dtype),
+            self_contained: self.self_contained,
+            since,
+        }
+    }
+}
+
 /// How vectors are stored in fewer bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Quantize {
@@ -76,7 +88,7 @@ impl Quantize {
 /// Runs the command, on one rank.
 pub fn run(args: Args, voice: Voice) -> i32 {
     launch::run(launch::Options::default(), |comm| {
-        log::init(&Terminal::stderr(), comm.rank(), comm.size(), voice.verbosity())?;
+        log::init(&voice.terminal(), comm.rank(), comm.size(), voice.verbosity())?;
         if comm.size() > 1 {
             return Err(Error::job("a bundle is written by one rank")
                 .at("ranks", comm.size())
@@ -84,42 +96,18 @@ pub fn run(args: Args, voice: Voice) -> i32 {
                 .agreed());
         }
         threads::start(args.threads, comm.as_ref())?;
-        let store: Arc<dyn Store> = Arc::new(Everywhere::default());
-        // A bundle for a store is checked here before any of it goes there.
-        let far = args.out.to_str().filter(|out| is_far(out));
-        if let Some(to) = far {
-            check_free(store.as_ref(), to)?;
-        }
-        let out = if far.is_some() { checkpoint::scratch("export")? } else { args.out.clone() };
-        let options = Options {
-            out: out.clone(),
-            formats: args.tables.clone(),
-            data: args.data.clone(),
-            layout: args.layout,
-            dtype: args.quantize.map_or(Dtype::F32, Quantize::dtype),
-            self_contained: args.self_contained,
-            since: args.since.clone(),
+        let everywhere = Arc::new(Everywhere::default());
+        let here = |path: &PathBuf| localised(comm.as_ref(), everywhere.as_ref(), path);
+        let (checkpoint, since) = (here(&args.checkpoint)?, args.since.as_ref().map(here).transpose()?);
+        let store: Arc<dyn Store> = everywhere.clone();
+        let write = |out: &Path| {
+            export(&store, &checkpoint, &Options { out: out.to_path_buf(), ..args.options(since.clone()) })
         };
-        let checkpoint = super::here(comm.as_ref(), &args.checkpoint)?;
-        let exported = export(&store, &checkpoint, &options)
+        let exported = published(everywhere.as_ref(), &args.out, write)
             .map_err(|error| super::about_data(error, "golden rows must have every column that features read"))?;
-        if let Some(to) = far {
-            let sent = send_folder(store.as_ref(), &out, to, MANIFEST);
-            let _ = std::fs::remove_dir_all(&out);
-            sent?;
-        }
         said(&args, &exported)?;
         Ok(0)
     })
-}
-
-fn check_free(store: &dyn Store, to: &str) -> Result<()> {
-    match store.below(to)?.is_empty() {
-        true => Ok(()),
-        false => Err(Error::job("the folder for the bundle is not empty")
-            .at("path", to)
-            .fix("name another folder with --out, or remove this one")),
-    }
 }
 
 fn said(args: &Args, exported: &Exported) -> Result<()> {

@@ -4,7 +4,8 @@ use super::Voice;
 use crate::comm::{Comm, collectives, launch};
 use crate::config;
 use crate::data::everywhere::Everywhere;
-use crate::error::Result;
+use crate::data::store::refuse_far;
+use crate::error::{Error, Result};
 use crate::knowledge::encoder::{Encoder, Options, Pooling};
 use crate::knowledge::{self, Encode, Request, Template};
 use crate::observe::{Terminal, log, threads};
@@ -60,7 +61,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args, voice: Voice) -> i32 {
     launch::run(launch::Options::default(), |comm| {
-        let terminal = Terminal::stderr();
+        let terminal = voice.terminal();
         log::init(&terminal, comm.rank(), comm.size(), voice.verbosity())?;
         let loaded = collectives::agree(comm.as_ref(), config::load(&args.job, &args.overrides))?;
         threads::start(args.threads, comm.as_ref())?;
@@ -86,6 +87,7 @@ fn write(comm: &Comm, job: &config::Job, args: &Args, voice: Voice, terminal: &T
             terminal.line(&format!("{done} of {all} users{ranks}, {:.0} s", began.elapsed().as_secs_f64()));
         }
     };
+    refuse_far(&args.out, "the folder of what is written").map_err(Error::agreed)?;
     let request = Request { job, template: &template, out: &args.out, passes: args.passes };
     let summary = knowledge::write(comm.as_ref(), Arc::new(Everywhere::default()), request, &encoder, &mut progress)?;
     if comm.rank() == 0 {

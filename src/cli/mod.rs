@@ -8,23 +8,27 @@ mod eval;
 #[cfg(feature = "serving")]
 mod export;
 mod federated;
+mod ingest;
 mod inspect;
 #[cfg(feature = "encoder")]
 mod knowledge;
+mod new;
 mod predict;
 mod replay;
+mod report;
+pub mod schema;
+mod shell;
 mod synth;
 mod train;
 #[cfg(feature = "serving")]
 mod verify;
 
-use crate::checkpoint;
-use crate::comm::{Communicator, collectives, launch};
-use crate::data::everywhere::Everywhere;
+use crate::comm::{self, collectives, launch};
 use crate::error::{Error, Result};
+use crate::observe::{Format, Terminal};
 use clap::{Parser, Subcommand};
 use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -42,6 +46,9 @@ pub struct Args {
     /// Print only results and errors.
     #[arg(short, long, global = true)]
     quiet: bool,
+    /// How messages and progress are written to stderr.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    log: Format,
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 bad usage or job, 75 stopped by a signal after saving (resume me), \
@@ -49,6 +56,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 bad usage or job, 75 s
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Ingest(ingest::Args),
+    New(new::Args),
     Train(train::Args),
     Doctor(doctor::Args),
     Eval(eval::Args),
@@ -59,12 +68,16 @@ enum Command {
     Verify(verify::Args),
     #[cfg(feature = "serving")]
     Apply(apply::Args),
+    Report(report::Args),
     Inspect(inspect::Args),
     Replay(replay::Args),
     Synth(synth::Args),
     Balance(balance::Args),
     #[cfg(feature = "encoder")]
     Knowledge(knowledge::Args),
+    Schema(schema::Args),
+    Completions(shell::Completions),
+    Man(shell::Man),
 }
 
 /// Exit code of a run that was stopped by a signal and saved: start it again with `--resume`.
@@ -95,8 +108,13 @@ pub fn main() -> i32 {
 }
 
 fn run(args: Args) -> i32 {
-    let voice = Voice { verbose: args.verbose, quiet: args.quiet };
+    let voice = Voice { verbose: args.verbose, quiet: args.quiet, log: args.log };
+    if args.log == Format::Json {
+        comm::say_failures_as_json();
+    }
     match args.command {
+        Command::Ingest(args) => on_rank_0(|| ingest::run(args).map(|()| 0)),
+        Command::New(args) => on_rank_0(|| new::run(args).map(|()| 0)),
         Command::Train(args) => train::run(args, voice),
         Command::Doctor(args) => doctor::run(&args, voice),
         Command::Eval(args) => eval::run(args, voice),
@@ -107,12 +125,16 @@ fn run(args: Args) -> i32 {
         Command::Verify(args) => on_rank_0(|| verify::run(args).map(|()| 0)),
         #[cfg(feature = "serving")]
         Command::Apply(args) => on_rank_0(|| apply::run(args).map(|()| 0)),
+        Command::Report(args) => on_rank_0(|| report::run(args).map(|()| 0)),
         Command::Inspect(args) => on_rank_0(|| inspect::run(args).map(|()| 0)),
         Command::Replay(args) => on_rank_0(|| replay::run(&args)),
         Command::Synth(args) => on_rank_0(|| synth::run(args).map(|()| 0)),
         Command::Balance(args) => on_rank_0(|| balance::run(args).map(|()| 0)),
         #[cfg(feature = "encoder")]
         Command::Knowledge(args) => knowledge::run(args, voice),
+        Command::Schema(args) => on_rank_0(|| schema::run(args).map(|()| 0)),
+        Command::Completions(args) => on_rank_0(|| shell::completions(args).map(|()| 0)),
+        Command::Man(args) => on_rank_0(|| shell::man(args).map(|()| 0)),
     }
 }
 
@@ -132,11 +154,6 @@ fn count(text: &str) -> std::result::Result<usize, String> {
         Ok(count) if count > 0 => Ok(count),
         _ => Err("expected a whole number, 1 or more".to_string()),
     }
-}
-
-/// A path on this machine for a checkpoint or bundle that may be in an object store. Each rank has its own, of its machine.
-fn here(comm: &dyn Communicator, path: &Path) -> Result<PathBuf> {
-    collectives::agree(comm, checkpoint::localised(&Everywhere::default(), path))
 }
 
 /// Prints a result. A reader that has gone (`| head`) is no failure; a full disk is one.
@@ -164,9 +181,16 @@ pub struct Voice {
     pub verbose: u8,
     /// `-q`.
     pub quiet: bool,
+    /// `--log`.
+    pub log: Format,
 }
 
 impl Voice {
+    /// Where it says it.
+    fn terminal(self) -> Terminal {
+        Terminal::stderr(self.log)
+    }
+
     /// 0 says the usual, each step up says more, −1 says errors only.
     fn verbosity(self) -> i8 {
         if self.quiet { -1 } else { self.verbose.min(2) as i8 }

@@ -1,9 +1,12 @@
 //! `tandem predict`.
 
 use super::Voice;
+use crate::checkpoint::localised;
 use crate::comm::launch;
 use crate::data::everywhere::Everywhere;
-use crate::observe::{Terminal, log, threads};
+use crate::data::store::refuse_far;
+use crate::error::Error;
+use crate::observe::{log, threads};
 use crate::train::predict::{Options, predict};
 use crate::train::trained::Trained;
 use std::path::PathBuf;
@@ -15,9 +18,9 @@ use std::sync::Arc;
     after_help = super::help("Example: mpirun -n 4 tandem predict runs/census_mmoe --data data/census_income/test --out scored")
 )]
 pub struct Args {
-    /// A checkpoint folder, or a run folder (its best checkpoint, else its newest).
+    /// A checkpoint folder, or a run folder (its best checkpoint, else its newest), here or at an address (s3://…).
     checkpoint: PathBuf,
-    /// Globs, folders or files of the rows; labels are not needed.
+    /// Globs, folders or files of the rows, here or at addresses (s3://…, https://…); labels are not needed.
     #[arg(long, required = true, num_args = 1..)]
     data: Vec<String>,
     /// Folder for the scored rows; must be new or empty, unless with --resume.
@@ -50,10 +53,12 @@ enum Missing {
 /// Runs the command.
 pub fn run(args: Args, voice: Voice) -> i32 {
     launch::run(launch::Options::default(), |comm| {
-        let terminal = Terminal::stderr();
+        let terminal = voice.terminal();
         log::init(&terminal, comm.rank(), comm.size(), voice.verbosity())?;
         threads::start(args.threads, comm.as_ref())?;
-        let mut trained = Trained::load(&comm, &super::here(comm.as_ref(), &args.checkpoint)?)?;
+        refuse_far(&args.out, "the folder of the scored rows").map_err(Error::agreed)?;
+        let store = Arc::new(Everywhere::default());
+        let mut trained = Trained::load(&comm, &localised(comm.as_ref(), store.as_ref(), &args.checkpoint)?)?;
         trained.job.data.root = None;
         let options = Options {
             data: args.data.clone(),
@@ -64,7 +69,7 @@ pub fn run(args: Args, voice: Voice) -> i32 {
         };
         const MISSING: &str =
             "the rows must have every column that the model was trained on; `--missing null` reads nulls";
-        let predicted = predict(&comm, &mut trained, Arc::new(Everywhere::default()), &options);
+        let predicted = predict(&comm, &mut trained, store, &options);
         let predicted = predicted.map_err(|error| super::about_data(error, MISSING))?;
         if comm.rank() == 0 && !voice.quiet {
             let kept = match predicted.rows - predicted.scored {

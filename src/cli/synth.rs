@@ -1,5 +1,6 @@
 //! `tandem synth`: writes a synthetic log and prints what is true of it.
 
+use crate::data::store::refuse_far;
 use crate::data::synth::{self, Labels, Options, Summary};
 use crate::error::{Error, Result};
 use clap::Parser;
@@ -115,6 +116,7 @@ pub fn run(args: Args) -> Result<()> {
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} rows, {per_sec}, {eta} left") {
         bar.set_style(style);
     }
+    refuse_far(&args.out, "the folder of the log")?;
     let summary = synth::generate(&args.out, &options, args.force, &|rows| bar.inc(rows))?;
     bar.finish_and_clear();
     super::print(&if args.json { summary.to_json()? } else { table(&args, &summary) })

@@ -4,15 +4,20 @@ use super::{EXIT_STOPPED, EXIT_STUCK, Voice};
 use crate::comm::{Comm, collectives, launch, same};
 use crate::config::{self, Loaded};
 use crate::data::everywhere::Everywhere;
+use crate::data::store::refuse_far;
 use crate::error::{Error, Result};
 use crate::metric;
+use crate::observe::tensorboard::TensorBoard;
 use crate::observe::watchdog::{self, Watchdog};
-use crate::observe::{Events, Progress, Terminal, log, progress, threads};
+use crate::observe::{Events, Format, Progress, Terminal, log, progress, threads};
 use crate::train::events::{Notice, Observer, Start};
+use crate::train::prometheus::Prometheus;
 use crate::train::run::{Ending, Run};
+use crate::train::tensorboard::Board;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// Trains a job, on one rank or under `mpirun`.
 #[derive(Debug, clap::Args)]
@@ -25,12 +30,16 @@ pub struct Args {
     /// Overrides a key of the job: `train.epochs=2`, `tasks.click.weight=0.5`.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// Goes on from the newest whole checkpoint of the run folder (from the start if there is none).
+    /// Goes on from the newest whole checkpoint of the run folder, or of `checkpoint.copy_to` (from the start if there is
+    /// none).
     #[arg(long)]
     resume: bool,
     /// Where the run writes; default: `run_dir` of the job, else `runs/<name>`.
     #[arg(long)]
     run_dir: Option<PathBuf>,
+    /// Also writes event files for TensorBoard into `RUN_DIR/tensorboard`.
+    #[arg(long)]
+    tensorboard: bool,
     /// Checks the job, the data and the model, prints the resolved job, and stops before the first step.
     #[arg(long)]
     dry_run: bool,
@@ -43,7 +52,7 @@ pub fn run(args: Args, voice: Voice) -> i32 {
     let watchdog =
         Watchdog::start(|(rank, size), error| launch::leave_now((rank, size), EXIT_STUCK, &error.to_string()));
     launch::run(launch::Options::default(), |comm| {
-        let terminal = Terminal::stderr();
+        let terminal = voice.terminal();
         log::init(&terminal, comm.rank(), comm.size(), voice.verbosity())?;
         let stop = caught?;
         let watchdog = watchdog.map_err(not_watched)?;
@@ -62,6 +71,8 @@ fn train(
 ) -> Result<i32> {
     let run_dir = args.run_dir.clone().unwrap_or_else(|| PathBuf::from(loaded.job.run_dir()));
     check_alike(&comm, &loaded, args, &run_dir)?;
+    refuse_far(&run_dir, "the run folder")
+        .map_err(|error| error.and_fix("copies go to `checkpoint.copy_to`").agreed())?;
     let threads = threads::start(loaded.job.threads, comm.as_ref())?;
     if !args.dry_run {
         let usable = if comm.rank() == 0 { try_folder(&run_dir) } else { Ok(()) };
@@ -88,17 +99,19 @@ fn train(
         }
         return Ok(0);
     }
-    let opened = Watcher::open(&comm, &run_dir, &run, &start, speaks.then_some(terminal));
+    let opened = Watcher::open(&comm, &run_dir, &run, &start, speaks.then_some(terminal), args.tensorboard);
     let mut watcher = collectives::agree(comm.as_ref(), opened)?;
     run.tell(&mut watcher, Notice::Start(start))?;
     let ending = run.train(&mut watcher, &|| stop.load(Ordering::Relaxed))?;
     if ending != Ending::Signal {
         run.test(&mut watcher)?;
     }
-    let times = run.stages.summary(comm.as_ref())?;
+    let resources = run.resources()?;
+    let times = resources.times.to_string();
+    run.tell(&mut watcher, Notice::Resources(resources))?;
     watcher.finish();
     if speaks {
-        terminal.line(&times.to_string());
+        terminal.line(&times);
     }
     Ok(if ending == Ending::Signal { EXIT_STOPPED } else { 0 })
 }
@@ -186,16 +199,25 @@ fn catch_signals() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// Follows the run on rank 0: the log, the resolved job, the progress display.
+/// Follows the run on rank 0: the log, the resolved job, the progress display, what dashboards read.
 struct Watcher {
     events: Events,
+    board: Option<Board>,
+    gauges: Gauges,
     progress: Progress,
     terminal: Option<Terminal>,
 }
 
 impl Watcher {
-    fn open(comm: &Comm, run_dir: &Path, run: &Run, start: &Start, terminal: Option<&Terminal>) -> Result<Self> {
-        let shown = terminal.cloned().unwrap_or_else(Terminal::stderr);
+    fn open(
+        comm: &Comm,
+        run_dir: &Path,
+        run: &Run,
+        start: &Start,
+        terminal: Option<&Terminal>,
+        tensorboard: bool,
+    ) -> Result<Self> {
+        let shown = terminal.cloned().unwrap_or_else(|| Terminal::stderr(Format::Text));
         let plan = progress::Plan {
             steps: start.total_steps,
             done: start.step,
@@ -206,12 +228,19 @@ impl Watcher {
         let display_rank = if terminal.is_some() { comm.rank() } else { usize::MAX };
         let mut watcher = Self {
             events: Events::nowhere(),
-            progress: Progress::start(&shown, display_rank, plan),
+            board: None,
+            gauges: Gauges::new(run_dir, &start.job),
+            progress: Progress::start(&shown, display_rank, plan).watching(comm),
             terminal: terminal.cloned(),
         };
         if comm.rank() == 0 {
-            replace(&run_dir.join("job.yaml"), &config::to_yaml(&run.job)?)?;
+            let job = config::to_yaml(&run.job)?;
+            replace(&run_dir.join("job.yaml"), &job)?;
             watcher.events = Events::resume(&run_dir.join("metrics.jsonl"), start.step)?;
+            if tensorboard {
+                let file = TensorBoard::create(&run_dir.join("tensorboard"), start.step)?;
+                watcher.board = Some(Board::new(file, &job, start.step)?);
+            }
         }
         Ok(watcher)
     }
@@ -221,15 +250,49 @@ impl Watcher {
     }
 }
 
+/// `metrics.prom`, which is written anew at most once a second, but for the events that are rare.
+struct Gauges {
+    path: PathBuf,
+    state: Prometheus,
+    next: Instant,
+    failed: bool,
+}
+
+impl Gauges {
+    fn new(run_dir: &Path, job: &str) -> Self {
+        Self { path: run_dir.join("metrics.prom"), state: Prometheus::new(job), next: Instant::now(), failed: false }
+    }
+
+    fn notice(&mut self, notice: &Notice) {
+        self.state.notice(notice);
+        let now = Instant::now();
+        if self.failed || matches!(notice, Notice::Step(_)) && now < self.next {
+            return;
+        }
+        self.next = now + Duration::from_secs(1);
+        if let Err(error) = replace(&self.path, &self.state.text()) {
+            tracing::warn!("nothing more is written for Prometheus: {error}");
+            self.failed = true;
+        }
+    }
+}
+
 impl Observer for Watcher {
     fn notice(&mut self, notice: &Notice) -> Result<()> {
         notice.write(&mut self.events)?;
+        // A dashboard that cannot be written is no reason to end a run, as its log is.
+        self.gauges.notice(notice);
+        if let Some(Err(error)) = self.board.as_mut().map(|board| board.notice(notice)) {
+            tracing::warn!("nothing more is written for TensorBoard: {error}");
+            self.board = None;
+        }
         if self.terminal.is_none() {
             return Ok(());
         }
         match notice {
             Notice::Eval(e) => {
                 let table = metric::render(&e.report);
+                self.progress.scored(metric::headlines(&e.report.tasks));
                 self.progress.message(&format!("{} after step {}\n{}", e.split, e.step, table.trim_end()));
                 self.progress.restart_clock();
             }
@@ -258,7 +321,7 @@ impl Observer for Watcher {
                     self.progress.message(&format!("\n{conflict}\n"));
                 }
             }
-            Notice::Start(_) | Notice::Step(_) => {}
+            Notice::Start(_) | Notice::Step(_) | Notice::Resources(_) => {}
         }
         Ok(())
     }

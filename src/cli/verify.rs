@@ -1,7 +1,9 @@
 //! `tandem verify`.
 
 use super::export::{json, table};
+use crate::checkpoint::localised;
 use crate::comm::solo::Solo;
+use crate::data::everywhere::Everywhere;
 use crate::error::Result;
 use crate::export::verify::{TOLERANCE, verify};
 use std::path::PathBuf;
@@ -11,7 +13,7 @@ use std::path::PathBuf;
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::help("Example: tandem verify bundles/census"))]
 pub struct Args {
-    /// A folder that `tandem export` wrote.
+    /// A folder that `tandem export` wrote, here or at an address (s3://…).
     bundle: PathBuf,
     /// Prints one JSON object instead of a table.
     #[arg(long)]
@@ -20,7 +22,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
-    let report = verify(&super::here(&Solo, &args.bundle)?)?;
+    let report = verify(&localised(&Solo, &Everywhere::default(), &args.bundle)?)?;
     super::print(&match args.json {
         true => {
             let mut value = json(&report);

@@ -27,8 +27,10 @@ mod wire;
 pub use wire::WireFormat;
 
 use crate::error::Result;
+use crate::observe::json_line::json_line;
 use std::io::Write;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How the rest of tandem holds a communicator. Not `Send`: all calls stay on the rank's main thread,
 /// because MPI is initialised for one calling thread.
@@ -96,8 +98,23 @@ pub trait Communicator {
 /// What is said after a panic.
 const STOPPED_BY_PANIC: &str = "stopped by the panic above, a bug in tandem";
 
+/// Whether failures are said as JSON, like the rest of the log.
+static FAILURES_AS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// From now on failures are written as JSON objects, one a line.
+pub fn say_failures_as_json() {
+    FAILURES_AS_JSON.store(true, Ordering::Relaxed);
+}
+
 /// Writes one message to stderr in one piece, so that the lines of two ranks do not mix. A closed stderr
 /// is no reason to fail a second time.
 fn print_failure(label: &str, message: &str) {
-    let _ = std::io::stderr().write_all(format!("{label}: {message}\n").as_bytes());
+    let line = match FAILURES_AS_JSON.load(Ordering::Relaxed) {
+        false => format!("{label}: {message}\n"),
+        true => {
+            let from = serde_json::Map::from_iter([("from".to_string(), label.into())]);
+            json_line("ERROR", message, from)
+        }
+    };
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }

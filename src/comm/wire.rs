@@ -4,10 +4,11 @@
 
 use half::bf16;
 use pulp::Arch;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What a number is while it travels. Sums, tables, parameters and optimizers are f32 always.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WireFormat {
     /// 4 bytes, as it is.

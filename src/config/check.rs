@@ -87,6 +87,10 @@ pub fn check(job: &Job) -> Result<()> {
     train(&job.train)?;
     evaluation(&job.train.eval, job)?;
     at_least_one("checkpoint.keep", job.checkpoint.keep)?;
+    if let Some(to) = job.checkpoint.copy_to.as_ref().filter(|to| to.is_empty() || to.starts_with("http")) {
+        return Err(wrong("checkpoint.copy_to", format!("`{to}` cannot be written to"))
+            .fix("name a folder in a bucket (s3://, gs://, az://), or of this machine"));
+    }
     buckets(job.checkpoint.buckets)?;
     if job.run_dir.as_deref() == Some("") {
         return Err(wrong("run_dir", "the run folder is empty").fix("leave it out for `runs/<name>`"));

@@ -18,15 +18,17 @@ pub use relation::{Negatives, Ranking};
 pub use start::{Freeze, InitFrom, InitOptimizer};
 pub use table::{Admission, Eviction, EvictionPolicy, Table};
 
+use super::schema::AutoOrNumber;
 use super::units::auto_or_number;
 use super::{Bytes, Component, Every, TimeLimit};
 use crate::comm::WireFormat;
 use crate::nn::{Kernels, Precision};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// One job: everything `tandem train` needs.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Job {
     /// Name of the job; the default run folder is `runs/<name>`.
@@ -71,6 +73,7 @@ pub struct Job {
     pub run_dir: Option<String>,
     /// CPU threads of each rank; default (`auto`): the machine's cores divided by the ranks on it.
     #[serde(default, deserialize_with = "auto_or_number", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "AutoOrNumber")]
     pub threads: Option<usize>,
     /// Of the factors of the matrix products of training: `f32`, or `bf16` where the CPU has instructions for it.
     #[serde(default)]
@@ -88,7 +91,7 @@ pub struct Job {
 }
 
 /// `data:`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
     /// Prefix of every relative path below, so that `--set data.root=…` moves a job.
@@ -104,6 +107,7 @@ pub struct Data {
     pub test: Option<Paths>,
     /// Number of lanes; default (`auto`): chosen from `global_batch` so that the run can grow to many ranks.
     #[serde(default, deserialize_with = "auto_or_number", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "AutoOrNumber")]
     pub lanes: Option<usize>,
     /// Rows of a lane that are permuted among themselves; 1 keeps the order of the files.
     #[serde(default = "defaults::shuffle_window")]
@@ -120,7 +124,7 @@ pub struct Data {
 }
 
 /// One entry of `tasks:`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Task {
     /// Name of the task.
@@ -158,7 +162,7 @@ pub struct Task {
 }
 
 /// Kinds of tasks.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskKind {
     /// A label in {0, 1}; binary cross-entropy on the logit.
@@ -173,7 +177,7 @@ pub enum TaskKind {
 }
 
 /// `optimizer:`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Optimizer {
     /// Optimizer of the dense parameters, for example `{kind: adam, lr: 1.0e-3}`.
@@ -197,7 +201,7 @@ impl Default for Optimizer {
 }
 
 /// `train:`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Train {
     /// Rows of one step over all ranks.
@@ -242,7 +246,7 @@ impl Default for Train {
 }
 
 /// What becomes of a step whose losses or gradients are not finite. Either way it changes no parameter.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NonFinite {
     /// The run ends, with the row that did it.
@@ -253,7 +257,7 @@ pub enum NonFinite {
 }
 
 /// When a step compares the tasks' gradients though its balancing method does not.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogConflict {
     /// In the steps that are logged.
@@ -266,7 +270,7 @@ pub enum LogConflict {
 }
 
 /// `checkpoint:`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Checkpoint {
     /// `1000 steps`, `1 epoch`; one is always written at the end.
@@ -275,7 +279,7 @@ pub struct Checkpoint {
     /// How many of the newest are kept, besides the best one.
     #[serde(default = "defaults::keep")]
     pub keep: usize,
-    /// Address of a folder in an object store that gets a copy of every checkpoint.
+    /// A folder in an object store (`s3://…`), or of this machine, that gets a copy of every checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy_to: Option<String>,
     /// Logical shards of every table: a power of two, at least the number of ranks of any later run.

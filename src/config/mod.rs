@@ -18,6 +18,7 @@ pub mod load;
 mod locate;
 mod overrides;
 mod resolve;
+mod schema;
 mod suggest;
 mod units;
 
@@ -26,5 +27,6 @@ pub use component::{Component, unknown_kind};
 pub use job::Job;
 pub use load::{Loaded, Source, from_text, load};
 pub use resolve::to_yaml;
+pub use schema::job as job_schema;
 pub use suggest::{nearest, suggest};
 pub use units::{Bytes, Every, TimeLimit};

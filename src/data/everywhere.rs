@@ -1,8 +1,8 @@
 //! Files wherever a path says they are: on this machine, or, with the feature `cloud`, in an object store.
 
-use super::store::{Blob, FileInfo, Local, Store, is_far};
+use super::store::{Blob, Depot, FileInfo, Local, Store, is_far};
 use crate::error::Result;
-use bytes::Bytes;
+use std::path::Path;
 use std::sync::Arc;
 
 /// The file system, and the stores that addresses name.
@@ -15,7 +15,7 @@ pub struct Everywhere {
 impl Everywhere {
     /// The store that has `path`.
     #[cfg(feature = "cloud")]
-    fn of(&self, path: &str) -> Result<&dyn Store> {
+    fn of(&self, path: &str) -> Result<&dyn Depot> {
         if !is_far(path) {
             return Ok(&Local);
         }
@@ -31,13 +31,14 @@ impl Everywhere {
 
     /// The store that has `path`.
     #[cfg(not(feature = "cloud"))]
-    fn of(&self, path: &str) -> Result<&dyn Store> {
+    #[allow(clippy::unused_self)] // with the feature it has an answer
+    fn of(&self, path: &str) -> Result<&dyn Depot> {
         use crate::error::Error;
         match is_far(path) {
             false => Ok(&Local),
-            true => Err(Error::job("this tandem reads no object stores")
+            true => Err(Error::job("this tandem was built without object stores")
                 .at("path", path)
-                .fix("build it with `cargo build --release --features cloud`, or copy the files here")),
+                .fix("build it with the feature `cloud` (`cargo build --release` has it), or copy the files here")),
         }
     }
 }
@@ -50,16 +51,22 @@ impl Store for Everywhere {
     fn open(&self, path: &str) -> Result<Arc<dyn Blob>> {
         self.of(path)?.open(path)
     }
+}
+
+impl Depot for Everywhere {
+    fn stat(&self, path: &str) -> Result<Option<FileInfo>> {
+        self.of(path)?.stat(path)
+    }
 
     fn below(&self, folder: &str) -> Result<Vec<FileInfo>> {
         self.of(folder)?.below(folder)
     }
 
-    fn put(&self, path: &str, bytes: Bytes) -> Result<()> {
-        self.of(path)?.put(path, bytes)
+    fn put(&self, from: &Path, to: &str) -> Result<()> {
+        self.of(to)?.put(from, to)
     }
 
-    fn remove(&self, path: &str) -> Result<()> {
-        self.of(path)?.remove(path)
+    fn remove(&self, paths: &[String]) -> Result<()> {
+        paths.first().map_or(Ok(()), |first| self.of(first)?.remove(paths))
     }
 }

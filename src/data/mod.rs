@@ -10,8 +10,9 @@
 //! pairs      features → the sides of pairs      relations  what the log pairs, for negatives and ranking
 //! sample     some rows of a log, counted            partition  rows by scenario, into files
 //! everywhere a path → this machine or a store   remote      object stores and web servers
-//! windows    few large reads for many small ones transfer   folders to a store and back
+//! windows    few large reads for many small ones
 //! place      the address of rows, for messages       scenarios  values of the scenario column, numbered
+//! profile    what the columns of a file look like
 //! ```
 
 pub mod accepts;
@@ -26,6 +27,7 @@ pub mod pairs;
 pub mod partition;
 pub mod place;
 pub mod plan;
+pub mod profile;
 pub mod reader;
 pub mod relations;
 #[cfg(feature = "cloud")]
@@ -41,7 +43,6 @@ mod stream;
 pub mod synth;
 #[cfg(test)]
 pub(crate) mod testing;
-pub mod transfer;
 mod windows;
 
 pub use columns::{Lists, lists, string_id};

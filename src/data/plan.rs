@@ -5,7 +5,7 @@
 
 use super::batch::Origin;
 use super::schema::Schema;
-use super::store::{BlobReader, FileInfo, Store, list_all, partitions};
+use super::store::{BlobReader, FileInfo, NOT_FETCHED, Store, list_all, partitions, remedy};
 use crate::comm::{Communicator, collectives};
 use crate::error::{Error, Result};
 use crate::guard;
@@ -194,9 +194,13 @@ pub(super) fn load_footer(reader: &BlobReader, path: &str, options: ArrowReaderO
     let _touch = pulse::touch(path, None);
     let loaded = guard::run(|| ArrowReaderMetadata::load(reader, options));
     loaded.and_then(|loaded| loaded.map_err(|e| e.to_string())).map_err(|what| {
-        Error::data(format!("this is not a whole Parquet file: {what}"))
-            .at("file", path)
-            .fix("write the file again (it may be cut short or still being written), or narrow the pattern in `data:`")
+        const DAMAGED: &str =
+            "write the file again (it may be cut short or still being written), or narrow the pattern in `data:`";
+        let error = match what.contains(NOT_FETCHED) {
+            true => Error::data(format!("the footer cannot be read: {what}")),
+            false => Error::data(format!("this is not a whole Parquet file: {what}")),
+        };
+        error.at("file", path).fix(remedy(&what, DAMAGED))
     })
 }
 

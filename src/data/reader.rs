@@ -6,7 +6,7 @@ use super::place::Place;
 use super::plan::{Constant, Plan, load_footer};
 use super::schema::Schema;
 use super::sharing::{Group, SharedGroups};
-use super::store::{BlobReader, Store};
+use super::store::{BlobReader, Store, remedy};
 use crate::error::{Error, Result};
 use crate::guard;
 use crate::pulse;
@@ -83,11 +83,6 @@ impl Files {
         self.read_bytes.load(Ordering::Relaxed)
     }
 
-    /// The columns of a file, with their types.
-    pub fn arrow_schema(&self, file: u32) -> Result<Arc<ArrowSchema>> {
-        Ok(self.open(file)?.1.schema().clone())
-    }
-
     /// Starts reading `piece`. With [`Columns::Needed`] only `wanted` columns (indices into
     /// `Schema::columns`) are read; `batch_rows` is the unit of decoding.
     pub fn read(&self, piece: Piece, wanted: &[usize], batch_rows: usize) -> Result<PieceReader> {
@@ -104,14 +99,15 @@ impl Files {
         let shared = shared.filter(|_| decoded_bytes(&metadata, group.index, &mask) <= SHARED_BYTES_LIMIT);
         let open = |part: Piece, batch_rows: usize| {
             let chunks = || column_chunks(&metadata, group.index, &mask);
-            let reader = reader.with_windows(chunks).map_err(|e| unreachable_now(&file.path, group.index, &e))?;
+            let damaged = |what: String| damaged(&file.path, group.index, &what);
+            let reader = untrusted(|| reader.with_windows(chunks)).map_err(damaged)?;
             let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(reader, metadata)
                 .with_row_groups(vec![group.index as usize])
                 .with_projection(mask)
                 .with_batch_size(batch_rows.min(part.rows as usize))
                 .with_offset(part.start as usize)
                 .with_limit(part.rows as usize);
-            untrusted(|| builder.build()).map_err(|what| damaged(&file.path, group.index, &what))
+            untrusted(|| builder.build()).map_err(damaged)
         };
         let (reader, pending) = match &shared {
             None => (Some(open(piece, batch_rows)?), None),
@@ -291,18 +287,11 @@ fn column_chunks(metadata: &ArrowReaderMetadata, row_group: u32, mask: &Projecti
     ranges.map(|(start, length)| start..start.saturating_add(length)).collect()
 }
 
-fn unreachable_now(file: &str, row_group: u32, source: &std::io::Error) -> Error {
-    Error::data(format!("the row group cannot be fetched: {source}"))
-        .at("file", file)
-        .at("row group", row_group)
-        .fix("see that the store can be reached, and run it again (training goes on with --resume)")
-}
-
 fn damaged(file: &str, row_group: u32, source: &str) -> Error {
     Error::data(format!("cannot read the row group: {source}"))
         .at("file", file)
         .at("row group", row_group)
-        .fix("the file is damaged: write it again, or take it out of `data:`")
+        .fix(remedy(source, "the file is damaged: write it again, or take it out of `data:`"))
 }
 
 fn changed(file: &str, row_group: u32) -> Error {

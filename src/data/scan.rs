@@ -8,7 +8,6 @@ use super::plan::Plan;
 use super::reader::{Columns, Files, PieceReader};
 use crate::error::Result;
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -28,7 +27,7 @@ pub struct Scanned {
     pub row_group: u32,
     /// Row of the first, inside the row group.
     pub first_row: u32,
-    /// All columns of the file.
+    /// All columns of the file, as they were written.
     pub input: RecordBatch,
     /// The same rows, decoded; slots count from 0.
     pub batch: Batch,
@@ -94,11 +93,6 @@ impl Scan {
             reader: None,
             batch_rows: batch_rows.max(1),
         })
-    }
-
-    /// Columns of the file that holds a row group, as they were written.
-    pub fn arrow_schema(&self, row_group: u32) -> Result<SchemaRef> {
-        self.files.arrow_schema(self.files.plan().row_groups[row_group as usize].file)
     }
 
     /// The next rows; `None` at the end.

@@ -34,31 +34,52 @@ pub trait Store: Send + Sync {
 
     /// Opens a file for reading by range.
     fn open(&self, path: &str) -> Result<Arc<dyn Blob>>;
-
-    /// All files below a folder, whatever their names, sorted by path; none if there is no such folder. As the two that follow
-    /// an error where rows are all that can be read.
-    fn below(&self, folder: &str) -> Result<Vec<FileInfo>> {
-        Err(rows_only(folder))
-    }
-
-    /// Writes a file: whole, in place of one that is there, or not at all.
-    fn put(&self, path: &str, _: Bytes) -> Result<()> {
-        Err(rows_only(path))
-    }
-
-    /// Removes a file.
-    fn remove(&self, path: &str) -> Result<()> {
-        Err(rows_only(path))
-    }
 }
 
-fn rows_only(path: &str) -> Error {
-    Error::internal("rows are all that can be read here").at("path", path)
+/// A [`Store`] for whole folders, too: checkpoints and bundles go there and come from there, file by file.
+pub trait Depot: Store {
+    /// One file; `None` if there is none.
+    fn stat(&self, path: &str) -> Result<Option<FileInfo>>;
+
+    /// All files below a folder, whatever their names, sorted by path; none if there is no such folder.
+    fn below(&self, folder: &str) -> Result<Vec<FileInfo>>;
+
+    /// Writes the file `from` of this machine as `to`: whole, in place of one that is there, or not at all.
+    fn put(&self, from: &Path, to: &str) -> Result<()>;
+
+    /// Removes files of one bucket; those that are not there are no error.
+    fn remove(&self, paths: &[String]) -> Result<()>;
 }
 
 /// Whether a path is an address: of something that is not on this machine.
 pub fn is_far(path: &str) -> bool {
     ["s3://", "gs://", "az://", "http://", "https://"].iter().any(|scheme| path.starts_with(scheme))
+}
+
+/// The address of a file in a folder.
+pub fn at(folder: &str, name: &str) -> String {
+    format!("{}/{name}", folder.trim_end_matches('/'))
+}
+
+/// Refuses an address where only a path of this machine will do; `what` says for what.
+pub fn refuse_far(path: &Path, what: &str) -> Result<()> {
+    match path.to_str().is_some_and(is_far) {
+        false => Ok(()),
+        true => Err(Error::job(format!("{what} must be on this machine, not in a store"))
+            .at("path", path.display())
+            .fix("copy it with the store's own tools; docs/object-stores.md says what tandem copies itself")),
+    }
+}
+
+/// How the error of a [`Blob`] begins whose bytes did not come.
+pub(super) const NOT_FETCHED: &str = "the store failed: ";
+
+/// What to do about bytes that did not come, else about those that are `damaged`.
+pub(super) fn remedy(source: &str, damaged: &'static str) -> &'static str {
+    match source.contains(NOT_FETCHED) {
+        true => "see that the store can be reached, and run it again (training goes on with --resume)",
+        false => damaged,
+    }
 }
 
 /// All of a file.
@@ -170,6 +191,15 @@ impl Store for Local {
         };
         Ok(Arc::new(open().map_err(|e| Error::io("opening", path, &e))?))
     }
+}
+
+impl Depot for Local {
+    fn stat(&self, path: &str) -> Result<Option<FileInfo>> {
+        match Path::new(path).is_file() {
+            true => info(PathBuf::from(path)).map(Some),
+            false => Ok(None),
+        }
+    }
 
     fn below(&self, folder: &str) -> Result<Vec<FileInfo>> {
         let mut paths = Vec::new();
@@ -180,20 +210,25 @@ impl Store for Local {
         paths.into_iter().map(info).collect()
     }
 
-    fn put(&self, path: &str, bytes: Bytes) -> Result<()> {
-        let path = Path::new(path);
-        let mut aside = path.as_os_str().to_os_string();
+    fn put(&self, from: &Path, to: &str) -> Result<()> {
+        let to = Path::new(to);
+        let mut aside = to.as_os_str().to_os_string();
         aside.push(".partial");
         let write = || -> std::io::Result<()> {
-            fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
-            fs::write(&aside, &bytes)?;
-            fs::rename(&aside, path)
+            fs::create_dir_all(to.parent().unwrap_or(Path::new(".")))?;
+            fs::copy(from, &aside)?;
+            fs::File::open(&aside)?.sync_all()?;
+            fs::rename(&aside, to)
         };
-        write().map_err(|e| Error::io("writing", path, &e))
+        write().map_err(|e| Error::io("writing", to, &e))
     }
 
-    fn remove(&self, path: &str) -> Result<()> {
-        fs::remove_file(path).map_err(|e| Error::io("removing", Path::new(path), &e))
+    fn remove(&self, paths: &[String]) -> Result<()> {
+        let remove = |path: &String| match fs::remove_file(path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("removing", Path::new(path), &e)),
+            _ => Ok(()),
+        };
+        paths.iter().try_for_each(remove)
     }
 }
 
@@ -255,9 +290,9 @@ fn info(path: PathBuf) -> Result<FileInfo> {
 
 pub(super) fn nothing_found(pattern: &str) -> Error {
     let here = std::env::current_dir().map_or_else(|_| "?".to_string(), |path| path.display().to_string());
-    Error::data("no file matches")
-        .at("pattern", format!("`{pattern}`"))
-        .at("from folder", here)
+    let error = Error::data("no file matches").at("pattern", format!("`{pattern}`"));
+    let error = if is_far(pattern) { error } else { error.at("from folder", here) };
+    error
         .fix("correct `data:` in the job, or move all its paths with `--set data.root=…`; folders need *.parquet files")
 }
 

@@ -7,6 +7,7 @@
 //! Nothing here is exact that would need all rows: a sample is read ([`crate::data::sample`]), and a finding says so.
 
 mod batch;
+mod copies;
 mod disk;
 mod files;
 mod ids;
@@ -73,8 +74,17 @@ impl Patient<'_> {
 type Check = fn(&Patient) -> Vec<Finding>;
 
 /// Every check that reads the training log, in the order of the report.
-const CHECKS: [Check; 8] =
-    [skew::check, batch::check, values::check, labels::check, ids::check, memory::check, disk::check, launch::check];
+const CHECKS: [Check; 9] = [
+    skew::check,
+    batch::check,
+    values::check,
+    labels::check,
+    ids::check,
+    memory::check,
+    disk::check,
+    copies::check,
+    launch::check,
+];
 
 /// Examines a job.
 ///

@@ -211,6 +211,16 @@ impl Embeddings {
         self.tables.iter().map(Table::stats).collect()
     }
 
+    /// At most `count` ids of this rank with the most training rows, and their rows: the most first, then by id.
+    pub fn hottest(&self, table: usize, count: usize) -> Vec<(u64, u32)> {
+        self.tables[table].hottest(count)
+    }
+
+    /// Rows of each table on this rank.
+    pub fn rows(&self) -> impl Iterator<Item = usize> {
+        self.tables.iter().map(Table::len)
+    }
+
     pub(super) fn pooled_bags(&self) -> impl Iterator<Item = (&Bag, Pool)> {
         self.bags.iter().filter_map(|bag| match bag.spec.kind {
             BagKind::Pooled(pool) => Some((bag, pool)),

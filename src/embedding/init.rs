@@ -42,10 +42,17 @@ impl Default for NormalOptions {
     }
 }
 
+const KINDS: [&str; 4] = ["uniform", "normal", "zeros", "file"];
+
 impl Init {
     /// Uniform in ±1/√dim: the dot product of two fresh rows then has a standard deviation of 1/(3√dim).
     pub fn default_for(dim: usize) -> Self {
         Self::Uniform(1.0 / (dim.max(1) as f64).sqrt())
+    }
+
+    /// Names of all kinds.
+    pub fn kinds() -> Vec<&'static str> {
+        KINDS.to_vec()
     }
 
     /// Builds the initialiser named by `init:` at `key` for rows of `dim` floats, and fills in defaults.
@@ -73,7 +80,7 @@ impl Init {
                 component.resolve(&options)?;
                 Ok(Self::File)
             }
-            kind => Err(unknown_kind(key, kind, &["uniform", "normal", "zeros", "file"])),
+            kind => Err(unknown_kind(key, kind, &KINDS)),
         }
     }
 

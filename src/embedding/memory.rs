@@ -75,6 +75,17 @@ impl Memory {
         Ok(())
     }
 
+    /// Whether `bytes` more would fit for a while. Nothing is booked.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        match self.limit_bytes {
+            Some(limit) => {
+                let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                bytes <= limit.saturating_sub(state.used_bytes)
+            }
+            None => bytes <= available_bytes(),
+        }
+    }
+
     /// Takes back bytes that were freed.
     pub fn release(&self, bytes: usize) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -123,6 +134,7 @@ mod tests {
         let memory = Memory::new(Some(100));
         assert_eq!(memory.reserve(60), Ok(()));
         assert_eq!(memory.reserve(41), Err(Shortage { needed_bytes: 41, left_bytes: Some(40), by_limit: true }));
+        assert!(memory.has_room(40) && !memory.has_room(41));
         memory.release(30);
         assert_eq!(memory.reserve(41), Ok(()));
         assert_eq!(memory.reserve(30), Err(Shortage { needed_bytes: 30, left_bytes: Some(29), by_limit: true }));
@@ -132,6 +144,7 @@ mod tests {
     fn the_machine_is_asked_where_no_limit_is_set() {
         let memory = Memory::new(None);
         assert_eq!(memory.reserve(1 << 20), Ok(()));
+        assert!(memory.has_room(1 << 20) && !memory.has_room(1 << 60));
         let refused = memory.reserve(1 << 60).unwrap_err();
         assert!(refused.left_bytes.is_some_and(|left| left < 1 << 60) && !refused.by_limit);
     }

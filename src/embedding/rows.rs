@@ -1,10 +1,10 @@
 //! Rows as plain columns, for checkpoints: sorted by (bucket, id), without a trace of the ranks.
 
 use super::admission::{self, Candidate};
+use super::arena::Arena;
 use super::memory::Memory;
 use super::table::{Meta, Table};
 use crate::error::{Error, Result};
-use std::collections::HashSet;
 use std::ops::Range;
 
 /// Rows of some buckets of one table, in order of (bucket, id); N rows, C candidates.
@@ -30,6 +30,12 @@ pub struct TableRows {
     pub candidate_ids: Vec<u64>,
     /// `[C]`: their occurrences so far.
     pub candidate_counts: Vec<u32>,
+}
+
+/// The part of `buckets` that is in `owned`.
+pub(super) fn within(owned: &Range<usize>, buckets: Range<usize>) -> Range<usize> {
+    let start = buckets.start.clamp(owned.start, owned.end);
+    start..buckets.end.clamp(start, owned.end)
 }
 
 impl TableRows {
@@ -60,18 +66,43 @@ impl TableRows {
         kept
     }
 
-    /// The rows of some of its buckets, without candidates.
-    #[must_use]
-    pub fn of_buckets(&self, buckets: Range<usize>) -> Self {
-        let (mut kept, mut start) = (HashSet::<u64>::new(), 0);
-        for (bucket, &rows) in self.buckets.clone().zip(&self.bucket_rows) {
-            let of_bucket = &self.ids[start..start + rows as usize];
-            start += of_bucket.len();
-            if buckets.contains(&bucket) {
-                kept.extend(of_bucket);
-            }
+    /// Without rows, with room for some.
+    pub(super) fn with_room(buckets: Range<usize>, rows: usize, (dim, width): (usize, usize)) -> Self {
+        Self {
+            buckets,
+            ids: Vec::with_capacity(rows),
+            values: Vec::with_capacity(rows * dim),
+            state: Vec::with_capacity(rows * width),
+            counts: Vec::with_capacity(rows),
+            last_steps: Vec::with_capacity(rows),
+            ..Self::default()
         }
-        self.of_ids(|id| kept.contains(&id))
+    }
+
+    /// Adds the rows of the next bucket: those of `slots` and the `candidates`, in any order.
+    pub(super) fn push_bucket(
+        &mut self,
+        slots: impl Iterator<Item = u32>,
+        candidates: impl Iterator<Item = Candidate>,
+        (meta, rows, dim): (&Arena<Meta>, &Arena<f32>, usize),
+    ) {
+        let mut entries: Vec<(u64, u32)> = slots.map(|slot| (meta.row(slot)[0].id, slot)).collect();
+        entries.sort_unstable();
+        self.bucket_rows.push(entries.len() as u64);
+        for (id, slot) in entries {
+            let Meta { count, last_step, .. } = meta.row(slot)[0];
+            let (values, state) = rows.row(slot).split_at(dim);
+            self.ids.push(id);
+            self.values.extend_from_slice(values);
+            self.state.extend_from_slice(state);
+            self.counts.push(count);
+            self.last_steps.push(last_step);
+        }
+        let mut candidates: Vec<Candidate> = candidates.collect();
+        candidates.sort_unstable_by_key(|c| c.id);
+        self.bucket_candidates.push(candidates.len() as u64);
+        self.candidate_ids.extend(candidates.iter().map(|c| c.id));
+        self.candidate_counts.extend(candidates.iter().map(|c| c.count));
     }
 }
 
@@ -79,33 +110,15 @@ impl Table {
     /// Copies the rows of `buckets`, as far as this rank owns them.
     pub fn export(&self, buckets: Range<usize>) -> TableRows {
         let owned = self.buckets.owned();
-        let start = buckets.start.max(owned.start);
-        let buckets = start..buckets.end.min(owned.end).max(start);
-        let mut out = TableRows { buckets: buckets.clone(), ..TableRows::default() };
-        for bucket in buckets {
-            self.export_bucket(bucket - owned.start, &mut out);
+        let buckets = within(&owned, buckets);
+        let shards = &self.shards[buckets.start - owned.start..buckets.end - owned.start];
+        let (rows, dim) = (shards.iter().map(|shard| shard.index.len()).sum(), self.spec.dim);
+        let mut out = TableRows::with_room(buckets, rows, (dim, self.rows.stride() - dim));
+        for shard in shards {
+            let (slots, candidates) = (shard.index.iter().copied(), shard.candidates.iter().copied());
+            out.push_bucket(slots, candidates, (&self.meta, &self.rows, dim));
         }
         out
-    }
-
-    fn export_bucket(&self, shard: usize, out: &mut TableRows) {
-        let shard = &self.shards[shard];
-        let mut entries: Vec<_> = shard.index.iter().map(|&slot| self.entry(slot)).collect();
-        entries.sort_unstable_by_key(|e| e.id);
-        out.bucket_rows.push(entries.len() as u64);
-        for entry in &entries {
-            let (values, state) = self.rows.row(entry.slot).split_at(self.spec.dim);
-            out.ids.push(entry.id);
-            out.values.extend_from_slice(values);
-            out.state.extend_from_slice(state);
-            out.counts.push(entry.count);
-            out.last_steps.push(entry.last_step);
-        }
-        let mut candidates: Vec<Candidate> = shard.candidates.iter().copied().collect();
-        candidates.sort_unstable_by_key(|c| c.id);
-        out.bucket_candidates.push(candidates.len() as u64);
-        out.candidate_ids.extend(candidates.iter().map(|c| c.id));
-        out.candidate_counts.extend(candidates.iter().map(|c| c.count));
     }
 
     /// Adds those rows and candidates whose buckets this rank owns; returns how many of each.

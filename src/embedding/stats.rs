@@ -4,6 +4,8 @@ use super::embeddings::Embeddings;
 use super::memory::Shortage;
 use super::table::{Bucket, Meta, Table};
 use crate::error::Error;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 /// Rows and bytes of one table on one rank.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -82,6 +84,19 @@ impl Table {
             spare_bytes: self.rows.bytes() + self.meta.bytes() - rows * (row_bytes + size_of::<Meta>())
                 + self.free.capacity() * size_of::<u32>(),
         }
+    }
+
+    /// At most `count` ids with the most training rows, and their rows: the most first, then by id.
+    pub fn hottest(&self, count: usize) -> Vec<(u64, u32)> {
+        let mut hottest = BinaryHeap::with_capacity(count + 1);
+        for &slot in self.shards.iter().flat_map(|shard| &shard.index) {
+            let meta = self.meta(slot);
+            hottest.push((Reverse(meta.count), meta.id));
+            if hottest.len() > count {
+                hottest.pop();
+            }
+        }
+        hottest.into_sorted_vec().into_iter().map(|(Reverse(rows), id)| (id, rows)).collect()
     }
 
     /// The error for growth that was refused.

@@ -80,7 +80,7 @@ impl Table {
         &self.meta.row(slot)[0]
     }
 
-    /// What eviction and export see of a row.
+    /// What eviction sees of a row.
     pub fn entry(&self, slot: u32) -> Entry {
         let &Meta { id, count, last_step } = self.meta(slot);
         Entry { id, count, last_step, slot }

@@ -16,6 +16,7 @@ use crate::checkpoint::{self, MANIFEST, checksum, inside, read_tables};
 use crate::embedding::TableRows;
 use crate::error::{Error, Result};
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// The key of the ids that are gone among a table's files.
@@ -30,6 +31,8 @@ pub fn tombstones_file(table: &str) -> String {
 pub struct Base {
     path: PathBuf,
     manifest: checkpoint::Manifest,
+    /// Some of its buckets, with the rows of every table: what was compared last.
+    read: (Range<usize>, Vec<TableRows>),
 }
 
 /// What became of a table's rows in some buckets.
@@ -60,7 +63,7 @@ impl Base {
         if tables(&manifest) != tables(newer) || manifest.buckets != newer.buckets {
             return Err(other("the checkpoint of --since has other tables"));
         }
-        Ok(Self { path, manifest })
+        Ok(Self { path, manifest, read: (0..0, Vec::new()) })
     }
 
     /// Checksum of its manifest: what [`Manifest::checkpoint`] of its bundle says.
@@ -71,17 +74,13 @@ impl Base {
 
     /// Compares `newer`, all rows of some buckets of a table, with the rows that were there. Numbers are compared bit by
     /// bit.
-    pub fn change(&self, table: usize, newer: &TableRows) -> Result<Change> {
+    pub fn change(&mut self, table: usize, newer: &TableRows) -> Result<Change> {
         let dim = self.manifest.tables[table].dim;
         let mut before: HashMap<u64, Vec<u32>> = HashMap::new();
-        read_tables(&self.path, &self.manifest, newer.buckets.clone(), |index, rows| {
-            if index == table {
-                let rows = rows.of_buckets(newer.buckets.clone());
-                let bits = |row: &[f32]| row.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-                before.extend(rows.ids.iter().zip(rows.values.chunks(dim)).map(|(&id, row)| (id, bits(row))));
-            }
-            Ok(())
-        })?;
+        let bits = |row: &[f32]| row.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        for rows in self.rows(table, &newer.buckets)? {
+            before.extend(rows.ids.iter().zip(rows.values.chunks(dim)).map(|(&id, row)| (id, bits(row))));
+        }
         let mut moved = HashSet::new();
         for (&id, row) in newer.ids.iter().zip(newer.values.chunks(dim)) {
             let is_same = before.remove(&id).is_some_and(|old| old.into_iter().eq(row.iter().map(|x| x.to_bits())));
@@ -92,6 +91,21 @@ impl Base {
         let mut gone: Vec<u64> = before.into_keys().collect();
         gone.sort_unstable();
         Ok(Change { changed: newer.of_ids(|id| moved.contains(&id)), gone })
+    }
+
+    /// The rows of a table in some buckets: one part for each file that has some. Those of the other tables are kept, as they
+    /// are asked for next.
+    fn rows(&mut self, table: usize, buckets: &Range<usize>) -> Result<impl Iterator<Item = &TableRows>> {
+        let tables = self.manifest.tables.len();
+        if self.read.0 != *buckets {
+            let mut parts = Vec::new();
+            read_tables(&self.path, &self.manifest, buckets.clone(), |_, rows| {
+                parts.push(rows.clone());
+                Ok(())
+            })?;
+            self.read = (buckets.clone(), parts);
+        }
+        Ok(self.read.1.iter().skip(table).step_by(tables.max(1)))
     }
 }
 

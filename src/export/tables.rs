@@ -7,14 +7,17 @@
 //! | `keyvalue` | `<table>/key`, `<table>/emb_vector` | N 64-bit ids; N · dim float32; little-endian, nothing else |
 //! | `redis` | `<table>.resp` | one `SET <job>:<table>:<id> <dim float32, little-endian>` a row, for `redis-cli --pipe` |
 //!
-//! Rows come in the order of (bucket, id).
+//! Quantized, numbers are float16, or int8 with a scale for each row: column `scale`, tensor `scales` `[N]`, or 4 bytes before
+//! the numbers in Redis. Rows come in the order of (bucket, id).
 
 mod keyvalue;
 mod parquet;
+mod quantized;
 mod redis;
 mod safetensors;
 
 pub use parquet::{read_rows, read_tombstones, write_tombstones};
+pub use quantized::as_stored;
 
 use super::schema::Dtype;
 use crate::error::{Error, Result};
@@ -62,7 +65,7 @@ pub struct Shape {
     pub dim: usize,
     /// Rows there will be, where that is known.
     pub rows: Option<u64>,
-    /// How Parquet stores its numbers.
+    /// How its numbers are stored.
     pub dtype: Dtype,
 }
 
@@ -87,7 +90,7 @@ impl TableWriter {
     /// Creates the files below the bundle folder `dir`.
     ///
     /// # Errors
-    /// Numbers that are not float32 in a format other than Parquet.
+    /// Numbers that a format cannot hold.
     pub fn create(dir: &Path, shape: Shape, formats: &[Format]) -> Result<Self> {
         let mut writer = Self { sinks: Vec::new(), files: BTreeMap::new(), rows: 0, shape };
         let folder = dir.join(FOLDER);
@@ -100,10 +103,11 @@ impl TableWriter {
 
     fn add(&mut self, dir: &Path, format: Format) -> Result<()> {
         let shape = &self.shape;
-        if format != Format::Parquet && shape.dtype != Dtype::F32 {
+        if format == Format::Keyvalue && shape.dtype != Dtype::F32 {
+            // Its readers know the numbers' places by their size alone.
             return Err(Error::job(format!("`{}` holds float32 only", format.name()))
                 .at("option", "--quantize")
-                .fix("write quantized tables as `--tables parquet`"));
+                .fix("write quantized tables as `--tables parquet`, `safetensors` or `redis`"));
         }
         let base = format!("{FOLDER}/{}", file_name(&shape.table));
         let (sink, file): (Box<dyn Sink>, String) = match format {
@@ -143,21 +147,6 @@ impl TableWriter {
         }
         self.sinks.into_iter().try_for_each(|sink| sink.finish())?;
         Ok(self.files)
-    }
-}
-
-/// Vectors as they are read back from what a table stores.
-pub fn as_stored(dtype: Dtype, dim: usize, vectors: &[f32]) -> Vec<f32> {
-    match dtype {
-        Dtype::F32 => vectors.to_vec(),
-        Dtype::Fp16 => vectors.iter().map(|&value| half::f16::from_f32(value).to_f32()).collect(),
-        Dtype::Int8 => {
-            let row = |row: &[f32]| {
-                let scale = parquet::scale(row);
-                row.iter().map(|&value| f32::from(parquet::quantized(value, scale)) * scale).collect::<Vec<_>>()
-            };
-            vectors.chunks(dim).flat_map(row).collect()
-        }
     }
 }
 

@@ -12,7 +12,7 @@
 //! run that is killed before goes on from the round before, whose checkpoints are still there.
 
 use super::unit::Shared;
-use crate::checkpoint::{Data, FileEntry, Named, Progress, TensorFile, sync_dir, write_synced, write_tensors};
+use crate::checkpoint::{Data, Disk, FileEntry, Named, Progress, TensorFile, write_tensors};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -79,32 +79,31 @@ fn rounds(run_dir: &Path) -> Result<Vec<u64>> {
 /// Writes what follows the round; on rank 0, when all clients have saved. Earlier rounds are dropped then.
 pub fn write(run_dir: &Path, mut saved: Saved, units: &[Shared]) -> Result<()> {
     let whole = folder(run_dir, saved.round);
-    let partial = whole.with_extension("partial");
+    let (partial, disk) = (whole.with_extension("partial"), Disk::default());
     if partial.exists() {
-        std::fs::remove_dir_all(&partial).map_err(|e| Error::io("clearing", &partial, &e))?;
+        disk.remove(&partial)?;
     }
-    std::fs::create_dir_all(&partial).map_err(|e| Error::io("creating", &partial, &e))?;
+    disk.create_dir(&partial)?;
     let tensors: Vec<Named> = units.iter().flat_map(tensors_of).collect();
-    saved.vectors = write_tensors(&partial, VECTORS, &tensors)?;
+    saved.vectors = write_tensors(&disk, &partial, VECTORS, &tensors)?;
     let text = serde_json::to_vec_pretty(&saved).map_err(|e| Error::internal(format!("round.json: {e}")))?;
-    write_synced(&partial.join(ROUND), &text)?;
-    sync_dir(&partial)?;
+    disk.write(&partial.join(ROUND), &[&text])?;
+    disk.sync_dir(&partial)?;
     if whole.exists() {
-        std::fs::remove_dir_all(&whole).map_err(|e| Error::io("replacing", &whole, &e))?;
+        disk.remove(&whole)?;
     }
-    std::fs::rename(&partial, &whole).map_err(|e| Error::io("finishing", &whole, &e))?;
-    sync_dir(&run_dir.join("rounds"))?;
+    disk.rename("finishing", &partial, &whole)?;
+    disk.sync_dir(&run_dir.join("rounds"))?;
     for old in rounds(run_dir)?.into_iter().filter(|&round| round < saved.round) {
-        let old = folder(run_dir, old);
-        std::fs::remove_dir_all(&old).map_err(|e| Error::io("dropping", &old, &e))?;
+        disk.remove(&folder(run_dir, old))?;
     }
     Ok(())
 }
 
-fn tensors_of(shared: &Shared) -> Vec<Named<'_>> {
-    let named = |what: String, values| {
+fn tensors_of<'a>(shared: &'a Shared) -> Vec<Named<'a>> {
+    let named = |what: String, values: &'a [f32]| {
         let name = format!("{}.{what}", shared.unit.name);
-        Named { name, shape: vec![shared.unit.len], data: Data::F32(values) }
+        Named { name, shape: vec![shared.unit.len], data: Data::F32(values.into()) }
     };
     let updates = shared.updates.iter().enumerate().map(|(i, update)| named(format!("update.{i}"), update.as_slice()));
     std::iter::once(named("mean".to_string(), shared.mean.as_slice())).chain(updates).collect()

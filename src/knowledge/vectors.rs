@@ -2,6 +2,7 @@
 
 use super::value::{Value, values};
 use crate::data::lists;
+use crate::data::store::refuse_far;
 use crate::error::{Error, Result};
 use crate::guard;
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -47,6 +48,7 @@ impl VectorFile {
     /// # Errors
     /// No such file or columns, columns of other types, or no row.
     pub fn open(path: &Path, key: &str, vector: &str) -> Result<Self> {
+        refuse_far(path, "a file of vectors")?;
         let mut file =
             Self { path: path.to_path_buf(), key: key.to_string(), vector: vector.to_string(), groups: 0, dim: 0 };
         let builder = file.builder()?;

@@ -13,8 +13,9 @@
 //! scores that differ only in their last 8 bits (a relative 2^−15) share a bin and memory stays bounded; every
 //! pair inside a bin counts as a tie, so the AUC is off by at most Σ_b P_b·N_b / (2·P·N), the `auc_bound`.
 
+use super::curves::ROC_STEPS;
 use super::pairs::{Pairs, key};
-use super::{Better, Definition, Metric, Rows, Value, is_positive};
+use super::{Better, Curves, Definition, Metric, Rows, Value, is_positive};
 use crate::comm::{Communicator, collectives};
 use crate::config::job::TaskKind;
 use crate::error::Result;
@@ -112,15 +113,59 @@ impl Metric for Auc {
 
     fn finish(mut self: Box<Self>, comm: &dyn Communicator) -> Result<Vec<Value>> {
         self.count();
-        let mine = to_ranges(comm, &self.bins)?;
-        let pairs = total(comm, pairs_of(mine))?;
-        let all = pairs.doubled_total();
-        if all == 0 {
-            return Ok(vec![Value::Undefined, Value::Undefined]);
-        }
-        let bound = if self.level == 0 { 0.0 } else { pairs.tied as f64 / all as f64 };
-        Ok(vec![Value::real(pairs.doubled as f64 / all as f64), Value::real(bound)])
+        let mine = by_key(to_ranges(comm, &self.bins)?);
+        Ok(values(&total(comm, pairs_of(&mine))?, self.level))
     }
+
+    fn finish_drawn(mut self: Box<Self>, comm: &dyn Communicator, curves: &mut Curves) -> Result<Vec<Value>> {
+        self.count();
+        let mine = by_key(to_ranges(comm, &self.bins)?);
+        let pairs = total(comm, pairs_of(&mine))?;
+        curves.roc = roc(comm, &mine, &pairs)?;
+        Ok(values(&pairs, self.level))
+    }
+}
+
+/// The AUC and its bound.
+fn values(pairs: &Pairs, level: u32) -> Vec<Value> {
+    let all = pairs.doubled_total();
+    if all == 0 {
+        return vec![Value::Undefined, Value::Undefined];
+    }
+    let bound = if level == 0 { 0.0 } else { pairs.tied as f64 / all as f64 };
+    vec![Value::real(pairs.doubled as f64 / all as f64), Value::real(bound)]
+}
+
+/// Points of the ROC curve over all ranks, each of which holds the bins of one range, in ascending order. Which points
+/// are kept depends on counts alone. Collective.
+fn roc(comm: &dyn Communicator, bins: &[Bin], all: &Pairs) -> Result<Vec<[f64; 2]>> {
+    if all.doubled_total() == 0 {
+        return Ok(Vec::new());
+    }
+    let plus = |[positives, negatives]: [u64; 2], bin: &Bin| {
+        [positives + u64::from(bin.positives), negatives + u64::from(bin.negatives)]
+    };
+    let (counts, _) = collectives::all_gather(comm, &[bins.iter().fold([0; 2], plus)])?;
+    let mut below = counts[..comm.rank()].iter().fold([0; 2], |sum, count| [sum[0] + count[0], sum[1] + count[1]]);
+    let step = |count: u64, all: u64| u128::from(count) * u128::from(ROC_STEPS) / u128::from(all);
+    let steps = |below: [u64; 2]| [step(below[0], all.positives), step(below[1], all.negatives)];
+    let mut kept = Vec::new();
+    for same in bins.chunk_by(|a, b| a.key == b.key) {
+        let before = below;
+        below = same.iter().fold(below, plus);
+        if steps(before) != steps(below) {
+            kept.push(below);
+        }
+    }
+    let (kept, _) = collectives::all_gather(comm, &kept)?;
+    // Rows above the threshold are all rows but those below it.
+    // Six digits draw any picture.
+    let rate = |below: u64, all: u64| ((all - below) as f64 / all as f64 * 1e6).round() / 1e6;
+    let points = std::iter::once(&[0; 2]).chain(&kept);
+    Ok(points
+        .rev()
+        .map(|&[positives, negatives]| [rate(negatives, all.negatives), rate(positives, all.positives)])
+        .collect())
 }
 
 /// Sends every bin to the rank whose range of keys it falls in; returns this rank's.
@@ -149,9 +194,14 @@ fn splitters(comm: &dyn Communicator, bins: &[Bin]) -> Result<Vec<u32>> {
     Ok((1..ranks).map(|r| sample.get(r * sample.len() / ranks).copied().unwrap_or(0)).collect())
 }
 
-/// The pairs among the bins of one range.
-fn pairs_of(mut bins: Vec<Bin>) -> Pairs {
+/// The bins of one range, in ascending order.
+fn by_key(mut bins: Vec<Bin>) -> Vec<Bin> {
     bins.par_sort_unstable_by_key(|bin| bin.key);
+    bins
+}
+
+/// The pairs among the bins of one range.
+fn pairs_of(bins: &[Bin]) -> Pairs {
     let mut pairs = Pairs::default();
     for same in bins.chunk_by(|a, b| a.key == b.key) {
         let sum = |of: fn(&Bin) -> u32| same.iter().map(|bin| u64::from(of(bin))).sum();
@@ -271,8 +321,42 @@ mod tests {
         let mut bins = vec![full];
         push(&mut bins, Bin { key: 1, positives: 1, negatives: 0 });
         assert_eq!(bins.len(), 2);
-        let pairs = pairs_of(bins);
+        let pairs = pairs_of(&bins);
         assert_eq!((pairs.positives, pairs.negatives, pairs.tied), (1 << 32, 3, 3 << 32));
+    }
+
+    /// The curve of a task's rows over some ranks.
+    fn drawn(rows: &[(f32, bool)], ranks: usize) -> Vec<[f64; 2]> {
+        let curves = threads::ranks(ranks, |comm| {
+            let mut auc = Box::new(Auc::new(0));
+            for (logit, positive) in dealt(rows, comm) {
+                let labels = [f32::from(u8::from(positive))];
+                auc.add(&Rows { outputs: 1, logits: &[logit], labels: &labels, groups: &[] }).unwrap();
+            }
+            let mut curves = Curves::default();
+            auc.finish_drawn(comm, &mut curves).unwrap();
+            curves.roc
+        });
+        assert!(curves.iter().all(|curve| *curve == curves[0]));
+        curves[0].clone()
+    }
+
+    #[test]
+    fn the_roc_curve_goes_up_from_the_highest_score_and_holds_the_area() {
+        let four = [(0.1, false), (0.4, false), (0.35, true), (0.8, true)];
+        assert_eq!(drawn(&four, 1), [[0.0, 0.0], [0.0, 0.5], [0.5, 0.5], [0.5, 1.0], [1.0, 1.0]]);
+        let rows: Vec<(f32, bool)> = (0..5000u64)
+            .map(|row| (crate::random::unit(3, &[row]) as f32, row))
+            .map(|(score, row)| (score, crate::random::unit(4, &[row]) < f64::from(score) * 0.1))
+            .collect();
+        let one = drawn(&rows, 1);
+        assert!(one.len() > 32 && one.len() <= 66, "{}", one.len());
+        let area: f64 = one.windows(2).map(|w| (w[1][0] - w[0][0]) * (w[0][1] + w[1][1]) / 2.0).sum();
+        assert!((area - auc(&rows, 0, 1).unwrap().0).abs() < 2e-3, "{area}");
+        for ranks in 2..=4 {
+            assert_eq!(drawn(&rows, ranks), one);
+        }
+        assert!(drawn(&[(0.1, true)], 2).is_empty());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! Buckets are half a unit of *logit* wide rather than equal in probability: click rates are a few percent, and
 //! equal buckets would put them all into one.
 
-use super::{Better, Definition, Metric, Rows, Value, is_positive, quotient, sigmoid};
+use super::{Better, Bucket, Curves, Definition, Metric, Rows, Value, is_positive, quotient, sigmoid};
 use crate::comm::{Communicator, collectives};
 use crate::config::job::TaskKind;
 use crate::error::Result;
@@ -22,14 +22,13 @@ const UNIT: f64 = (1u64 << 60) as f64;
 
 #[derive(Debug)]
 struct Calibration {
-    /// Σ predictions of each bucket, in fixed point, then its positives.
-    sums: [u128; 2 * BUCKETS],
-    rows: u64,
+    /// Σ predictions of each bucket, in fixed point, then its positives, then its rows.
+    sums: [u128; 3 * BUCKETS],
 }
 
 impl Default for Calibration {
     fn default() -> Self {
-        Self { sums: [0; 2 * BUCKETS], rows: 0 }
+        Self { sums: [0; 3 * BUCKETS] }
     }
 }
 
@@ -39,19 +38,31 @@ impl Metric for Calibration {
             let bucket = bucket(logit);
             self.sums[bucket] += (sigmoid(logit) * UNIT) as u128;
             self.sums[BUCKETS + bucket] += u128::from(is_positive(label)?);
-            self.rows += 1;
+            self.sums[2 * BUCKETS + bucket] += 1;
         }
         Ok(())
     }
 
-    fn finish(mut self: Box<Self>, comm: &dyn Communicator) -> Result<Vec<Value>> {
+    fn finish(self: Box<Self>, comm: &dyn Communicator) -> Result<Vec<Value>> {
+        self.finish_drawn(comm, &mut Curves::default())
+    }
+
+    fn finish_drawn(mut self: Box<Self>, comm: &dyn Communicator, curves: &mut Curves) -> Result<Vec<Value>> {
         collectives::all_reduce_sum(comm, &mut self.sums)?;
-        let mut rows = [self.rows];
-        collectives::all_reduce_sum(comm, &mut rows)?;
-        let (predicted, positive) = self.sums.split_at(BUCKETS);
+        let (predicted, rest) = self.sums.split_at(BUCKETS);
+        let (positive, rows) = rest.split_at(BUCKETS);
+        let buckets = predicted.iter().zip(positive).zip(rows).filter(|(_, rows)| **rows > 0);
+        let mean = |sum: f64, rows: u128| sum / rows as f64;
+        curves.calibration = buckets
+            .map(|((&p, &y), &rows)| Bucket {
+                predicted: mean(p as f64 / UNIT, rows),
+                observed: mean(y as f64, rows),
+                rows: rows as u64,
+            })
+            .collect();
         let total = |sums: &[u128]| sums.iter().sum::<u128>() as f64;
         let gaps = predicted.iter().zip(positive).map(|(&p, &y)| (p as f64 / UNIT - y as f64).abs());
-        Ok(vec![quotient(total(predicted) / UNIT, total(positive)), quotient(gaps.sum(), rows[0] as f64)])
+        Ok(vec![quotient(total(predicted) / UNIT, total(positive)), quotient(gaps.sum(), total(rows))])
     }
 }
 

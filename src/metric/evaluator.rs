@@ -1,11 +1,12 @@
 //! All metrics of all tasks over one evaluation, and the report of it.
 
-use super::{LOSSES, Metric, Name, REGISTRY, Rows, Task};
+use super::{Curves, LOSSES, Metric, Name, REGISTRY, Rows, Task};
 use crate::comm::{Communicator, collectives};
 use crate::config::job::TaskKind;
 use crate::error::{Error, Result};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
+use std::collections::BTreeMap;
 
 /// One value of a metric.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -161,7 +162,22 @@ impl Evaluator {
     /// The metrics of every task over all ranks' rows; the same bits on every rank, at any number of ranks.
     /// Collective.
     pub fn finish(self, comm: &dyn Communicator) -> Result<Vec<TaskReport>> {
-        self.tasks.into_iter().map(|running| running.finish(comm)).collect()
+        self.tasks.into_iter().map(|running| running.finish(comm, None)).collect()
+    }
+
+    /// The same, and what is drawn of each task of which there is anything. Collective.
+    pub fn finish_drawn(self, comm: &dyn Communicator) -> Result<(Vec<TaskReport>, BTreeMap<String, Curves>)> {
+        let mut curves = BTreeMap::new();
+        let mut reports = Vec::new();
+        for running in self.tasks {
+            let mut drawn = Curves::default();
+            let report = running.finish(comm, Some(&mut drawn))?;
+            if !drawn.is_empty() {
+                curves.insert(report.task.clone(), drawn);
+            }
+            reports.push(report);
+        }
+        Ok((reports, curves))
     }
 }
 
@@ -180,10 +196,14 @@ impl Running {
         Ok(())
     }
 
-    fn finish(self, comm: &dyn Communicator) -> Result<TaskReport> {
+    fn finish(self, comm: &dyn Communicator, mut curves: Option<&mut Curves>) -> Result<TaskReport> {
         let mut values = Vec::new();
         for (names, metric) in self.metrics {
-            values.extend(names.into_iter().map(Name::Borrowed).zip(metric.finish(comm)?));
+            let found = match &mut curves {
+                Some(curves) => metric.finish_drawn(comm, curves)?,
+                None => metric.finish(comm)?,
+            };
+            values.extend(names.into_iter().map(Name::Borrowed).zip(found));
         }
         let mut counts = [self.rows, self.positives];
         collectives::all_reduce_sum(comm, &mut counts)?;
@@ -215,7 +235,7 @@ mod tests {
     }
 
     /// Evaluates 200 rows over some ranks; `buy` has labels where `click` is 1.
-    fn evaluate(ranks: usize) -> Vec<TaskReport> {
+    fn evaluate(ranks: usize) -> (Vec<TaskReport>, BTreeMap<String, Curves>) {
         let rows: Vec<u64> = (0..200).collect();
         let reports = threads::ranks(ranks, |comm| {
             let mut evaluator = Evaluator::new(&tasks(), 200);
@@ -227,7 +247,7 @@ mod tests {
                 evaluator.add(2, &[draw(4)], &[draw(5)], &[1.0], &[]).unwrap();
                 evaluator.add(3, &[draw(6), draw(7), draw(8)], &[(row % 3) as f32], &[1.0], &[]).unwrap();
             }
-            evaluator.finish(comm).unwrap()
+            evaluator.finish_drawn(comm).unwrap()
         });
         assert!(reports.iter().all(|r| *r == reports[0]));
         reports[0].clone()
@@ -239,6 +259,12 @@ mod tests {
         for ranks in 2..=4 {
             assert_eq!(evaluate(ranks), one);
         }
+        let (one, curves) = one;
+        assert_eq!(curves.keys().collect::<Vec<_>>(), ["buy", "click"], "only binary tasks have curves");
+        let (click, buy) = (&curves["click"], &curves["buy"]);
+        assert_eq!(click.calibration.iter().map(|bucket| bucket.rows).sum::<u64>(), 200);
+        assert_eq!(Some(click.gauc.iter().sum::<u64>() as f64), one[0].get("gauc_groups"));
+        assert!(buy.gauc.is_empty() && buy.roc.len() > 2);
         assert_eq!(one[0].get("rows"), Some(200.0));
         assert_eq!(one[1].get("rows"), one[0].get("positives"));
         assert!(one[0].get("gauc").is_some() && one[1].get("gauc").is_none());

@@ -4,8 +4,9 @@
 //! `gauc` weighs a group by its rows (impressions), `gauc_equal` all alike. A group with one class has no
 //! AUC: it is left out and counted in `gauc_skipped`; `gauc_groups` counts the groups that are in the mean.
 
+use super::curves::GAUC_BINS;
 use super::pairs::{Pairs, key};
-use super::{Better, Definition, Metric, Rows, Value, is_positive, quotient};
+use super::{Better, Curves, Definition, Metric, Rows, Value, is_positive, quotient};
 use crate::comm::{Communicator, collectives};
 use crate::config::job::TaskKind;
 use crate::error::Result;
@@ -48,6 +49,10 @@ impl Metric for Gauc {
     }
 
     fn finish(self: Box<Self>, comm: &dyn Communicator) -> Result<Vec<Value>> {
+        self.finish_drawn(comm, &mut Curves::default())
+    }
+
+    fn finish_drawn(self: Box<Self>, comm: &dyn Communicator, curves: &mut Curves) -> Result<Vec<Value>> {
         let mut rows = to_owners(comm, self.rows)?;
         rows.par_sort_unstable();
         let mut totals = Totals::default();
@@ -61,6 +66,8 @@ impl Metric for Gauc {
         ];
         collectives::all_reduce_sum(comm, &mut sums)?;
         let [by_rows, equal, rows, groups, skipped] = sums;
+        collectives::all_reduce_sum(comm, &mut totals.by_auc)?;
+        curves.gauc = if groups > 0 { totals.by_auc.to_vec() } else { Vec::new() };
         Ok(vec![
             quotient(by_rows as f64 / UNIT as f64, rows as f64),
             quotient(equal as f64 / UNIT as f64, groups as f64),
@@ -98,6 +105,8 @@ struct Totals {
     rows: u64,
     groups: u64,
     skipped: u64,
+    /// Groups in each bin of the AUC.
+    by_auc: [u64; GAUC_BINS],
 }
 
 impl Totals {
@@ -114,6 +123,7 @@ impl Totals {
                 self.equal += auc;
                 self.rows += group.len() as u64;
                 self.groups += 1;
+                self.by_auc[((auc * GAUC_BINS as u128 / UNIT) as usize).min(GAUC_BINS - 1)] += 1;
             }
             None => self.skipped += 1,
         }

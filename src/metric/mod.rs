@@ -10,6 +10,7 @@
 mod accuracy;
 mod auc;
 mod calibration;
+mod curves;
 mod evaluator;
 mod gauc;
 mod logloss;
@@ -21,10 +22,11 @@ mod report;
 mod scenarios;
 mod sum;
 
+pub use curves::{Bucket, Curves};
 pub use evaluator::{Evaluator, TaskReport, Value, score};
 pub use ranking::Ranking;
 pub use render::{render, render_tasks};
-pub use report::{Report, ScenarioReport, by_task};
+pub use report::{Report, ScenarioReport, by_task, headlines};
 pub use scenarios::ByScenario;
 
 use crate::comm::Communicator;
@@ -73,6 +75,11 @@ trait Metric {
 
     /// The values over all ranks, in the order of the definition's names. Collective.
     fn finish(self: Box<Self>, comm: &dyn Communicator) -> Result<Vec<Value>>;
+
+    /// The same, with what is drawn of the metric put into `curves`. Collective.
+    fn finish_drawn(self: Box<Self>, comm: &dyn Communicator, _curves: &mut Curves) -> Result<Vec<Value>> {
+        self.finish(comm)
+    }
 }
 
 /// Which values of a metric are good.

@@ -139,7 +139,7 @@ mod tests {
             rows,
             tasks: tasks(auc),
         };
-        let whole = Report { tasks: tasks(Value::Real(0.75)), scenarios: Vec::new() };
+        let whole = Report { tasks: tasks(Value::Real(0.75)), ..Report::default() };
         let scenarios = vec![scenario(Some("18"), 1200, Value::Real(0.8)), scenario(None, 7, Value::Undefined)];
         let report = Report { scenarios, ..whole.clone() };
         let want = "\n\

@@ -1,11 +1,12 @@
 //! What an evaluation says: metrics by task, of all rows and of each scenario's.
 
-use super::{Name, TaskReport, Value};
+use super::{Curves, Name, TaskReport, Value};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
+use std::collections::BTreeMap;
 
-/// The metrics of one evaluation. Serialises as `{"tasks": {task: …}, "scenarios": […]}`, without `scenarios` where
-/// the job has none.
+/// The metrics of one evaluation. Serialises as `{"tasks": {task: …}, "scenarios": […], "curves": {task: …}}`,
+/// without those of which there are none.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Report {
     /// Of all rows.
@@ -14,6 +15,9 @@ pub struct Report {
     /// Of the rows of each scenario, by its number; "other" comes last, and only if it has rows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub scenarios: Vec<ScenarioReport>,
+    /// What is drawn of the binary tasks, of all rows.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub curves: BTreeMap<String, Curves>,
 }
 
 /// The metrics of one scenario.
@@ -35,6 +39,15 @@ pub fn by_task<S: Serializer>(reports: &[TaskReport], serializer: S) -> Result<S
         map.serialize_entry(&report.task, report)?;
     }
     map.end()
+}
+
+/// Task, name and value of the first metric of each task that has one.
+pub fn headlines(reports: &[TaskReport]) -> Vec<(String, String, f64)> {
+    let of_task = |report: &TaskReport| {
+        let (name, value) = headline(report)?;
+        Some((report.task.clone(), name.to_string(), value.get()?))
+    };
+    reports.iter().filter_map(of_task).collect()
 }
 
 /// The one value that stands for a task where there is no room for all: that of its first metric.

@@ -33,7 +33,7 @@ mod tests;
 pub use head::{Head, OnFeatures};
 pub use input::InputLayer;
 pub use parts::{Gate, Tower, at_least_one, last_width};
-pub use registry::{Build, build, in_set, register, table_sets};
+pub use registry::{Build, build, in_set, kinds, register, table_sets};
 pub use term::{Term, TermKind};
 
 use crate::error::Result;

@@ -34,6 +34,11 @@ const KINDS: &[(&str, Build)] = &[
     ("stem", stem::build),
 ];
 
+/// Names of tandem's own architectures.
+pub fn kinds() -> Vec<&'static str> {
+    KINDS.iter().map(|(kind, _)| *kind).collect()
+}
+
 /// The sets of embedding tables that an architecture wants, by name: in each set every feature has its own rows. The
 /// tables of the set `click` are called `item.click`; the nameless set has the tables of the job as they are, and is all
 /// that most architectures read.

@@ -2,6 +2,7 @@
 
 use super::{Graph, Precision};
 use candle_core::{DType, Device, Tensor};
+use schemars::JsonSchema;
 use send_wrapper::SendWrapper;
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
@@ -74,7 +75,7 @@ impl Context {
 }
 
 /// What computes the layers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kernels {
     /// One operation a layer, with its own backward.

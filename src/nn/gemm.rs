@@ -8,10 +8,11 @@ pub(super) mod bf16;
 pub(super) use bf16::BLOCK as BF16_BLOCK;
 
 use gemm::Parallelism;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Of the factors of matrix products. Sums, activations, gradients and parameters are f32 always.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
     /// 24 significant bits.

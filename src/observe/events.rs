@@ -20,6 +20,7 @@ pub enum Event {
     Round,
     Eval,
     Checkpoint,
+    Resources,
     End,
 }
 

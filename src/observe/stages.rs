@@ -58,6 +58,9 @@ impl Stage {
     }
 }
 
+/// With more ranks than this a summary has no numbers of single ones.
+const MOST_RANKS: usize = 64;
+
 const STAGES: usize = Stage::ALL.len();
 
 /// This rank's stop watch. One reading of the clock at each end of a stage.
@@ -111,9 +114,14 @@ impl Stages {
         let mut all = vec![0.0f64; mine.len() * comm.size()];
         collectives::all_gather_into(comm, &mine, &mut all)?;
         let over_ranks = |i: usize| OverRanks::of(all.iter().skip(i).step_by(mine.len()).copied());
+        let by_rank = |i: usize| match comm.size() {
+            ..=MOST_RANKS => all.iter().skip(i).step_by(mine.len()).copied().collect(),
+            _ => Vec::new(),
+        };
         let row = |(i, &stage): (usize, &Stage)| Row {
             stage,
             seconds: over_ranks(3 + 2 * i),
+            by_rank: by_rank(3 + 2 * i),
             calls: over_ranks(4 + 2 * i).max as u64,
         };
         Ok(Summary {
@@ -121,6 +129,7 @@ impl Stages {
             wall_s: over_ranks(0),
             sent_bytes: over_ranks(1),
             comm_s: over_ranks(2),
+            comm_by_rank: by_rank(2),
             rows: Stage::ALL.iter().enumerate().map(row).filter(|row| row.calls > 0).collect(),
         })
     }
@@ -165,18 +174,23 @@ pub struct Summary {
     /// Seconds from start to now.
     pub wall_s: OverRanks,
     /// Stages that ran on any rank.
+    #[serde(rename = "stages")]
     pub rows: Vec<Row>,
     /// Bytes that a rank sent to others.
     pub sent_bytes: OverRanks,
     /// Seconds inside collective calls, waiting included; part of the stages' times.
     pub comm_s: OverRanks,
+    /// The same of each rank; empty where there are more than 64.
+    pub comm_by_rank: Vec<f64>,
 }
 
 /// One stage of a [`Summary`].
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
     pub stage: Stage,
     pub seconds: OverRanks,
+    /// Seconds of each rank; empty where there are more than 64.
+    pub by_rank: Vec<f64>,
     pub calls: u64,
 }
 
@@ -184,7 +198,7 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let share = |seconds: f64| 100.0 * seconds / self.wall_s.mean.max(f64::MIN_POSITIVE);
         writeln!(f, "{:<12} {:>10} {:>10} {:>7} {:>9}", "stage", "mean s", "max s", "share", "calls")?;
-        for Row { stage, seconds: OverRanks { mean, max }, calls } in &self.rows {
+        for Row { stage, seconds: OverRanks { mean, max }, calls, .. } in &self.rows {
             writeln!(f, "{:<12} {mean:>10.2} {max:>10.2} {:>6.1}% {calls:>9}", stage.name(), share(*mean))?;
         }
         let other = (self.wall_s.mean - self.rows.iter().map(|row| row.seconds.mean).sum::<f64>()).max(0.0);
@@ -244,8 +258,18 @@ mod tests {
         for summary in summaries {
             let rows = summary.expect("no rank fails").rows;
             let expected = [
-                Row { stage: Stage::Exchange, seconds: OverRanks { mean: 1.0, max: 2.0 }, calls: 10 },
-                Row { stage: Stage::Checkpoint, seconds: OverRanks { mean: 2.0, max: 6.0 }, calls: 1 },
+                Row {
+                    stage: Stage::Exchange,
+                    seconds: OverRanks { mean: 1.0, max: 2.0 },
+                    by_rank: vec![0.0, 1.0, 2.0],
+                    calls: 10,
+                },
+                Row {
+                    stage: Stage::Checkpoint,
+                    seconds: OverRanks { mean: 2.0, max: 6.0 },
+                    by_rank: vec![0.0, 0.0, 6.0],
+                    calls: 1,
+                },
             ];
             assert_eq!(rows, expected);
         }

@@ -6,7 +6,7 @@
 //! the checkpoints: at 1024 ranks and the usual limit 17 lines a second, of 512 bytes. Nobody reads the file but a
 //! rank whose own pulse has stood still for half the limit.
 //!
-//! After the whole limit it judges ([`judge`](verdict::judge)): if any rank has moved within the limit, the others
+//! After the whole limit it judges (`verdict.rs`): if any rank has moved within the limit, the others
 //! wait for it rightly, however long it takes; so slow evaluations, checkpoints and first passes over the data are no
 //! false alarm, as long as something moves in them. Otherwise the late ranks are those that gave no sign of life
 //! (stopped, or their node gone), else those that wait for nobody (stuck in a read or a loop), else those that made the

@@ -39,6 +39,11 @@ type Build = fn(&mut Component) -> Result<Box<dyn DenseOptimizer>>;
 const REGISTRY: &[(&str, Build)] =
     &[("sgd", sgd::build), ("adam", adam::build), ("adamw", adamw::build), ("adagrad", adagrad::build)];
 
+/// Names of all dense optimizers.
+pub fn kinds() -> Vec<&'static str> {
+    REGISTRY.iter().map(|(name, _)| *name).collect()
+}
+
 /// Builds the optimizer named by `optimizer.dense` and fills all defaults into `component`.
 ///
 /// # Errors

@@ -19,6 +19,11 @@ const KEY: &str = "optimizer.schedule";
 
 const KINDS: &[&str] = &["constant", "linear", "cosine", "step", "exponential", "inverse_sqrt"];
 
+/// Names of all schedules.
+pub fn kinds() -> Vec<&'static str> {
+    KINDS.to_vec()
+}
+
 /// Builds the schedule named by `optimizer.schedule` and fills all defaults into `component`.
 ///
 /// # Errors

@@ -128,11 +128,11 @@ impl Dataset {
             let logits = trainable.infer(comm, &batch)?;
             scored = self.score(&mut scorer, &batch, &logits);
         }
-        let mut tasks = scorer.whole.finish(comm.as_ref())?;
+        let (mut tasks, curves) = scorer.whole.finish_drawn(comm.as_ref())?;
         for (task, values) in positives.rank(comm.as_ref(), trainable, self.relations.as_deref())? {
             tasks[task].values.splice(0..0, values);
         }
-        Ok(Report { tasks, scenarios: scorer.scenarios.finish(comm.as_ref())? })
+        Ok(Report { tasks, scenarios: scorer.scenarios.finish(comm.as_ref())?, curves })
     }
 
     fn score(&self, scorer: &mut Scorer, batch: &Batch, logits: &[Vec<f32>]) -> Result<()> {

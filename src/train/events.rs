@@ -2,17 +2,20 @@
 //! prints or stores them is the command's business.
 
 use crate::balance::{conflict, gram};
+use crate::data::plan::Plan;
 use crate::error::Result;
 use crate::metric::Report;
-use crate::observe::{Event, Events};
+use crate::observe::{Environment, Event, Events};
 use crate::train::init;
 use crate::train::non_finite::Finding;
+use crate::train::resources::Resources;
 use crate::train::step::StepReport;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// Something that happened in a run.
+/// Something that happened in a run. Few are told in a second, so that their size is no matter.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)]
 pub enum Notice {
     /// The run begins, or goes on.
     Start(Start),
@@ -24,6 +27,8 @@ pub enum Notice {
     Eval(Evaluation),
     /// A checkpoint is whole.
     Checkpoint(Saved),
+    /// What was taken until a checkpoint, or until all is done.
+    Resources(Resources),
     /// The run is over.
     End(End),
 }
@@ -37,6 +42,7 @@ impl Notice {
             Self::Skipped(skipped) => log.write(Event::NonFinite, skipped),
             Self::Eval(evaluation) => log.write(Event::Eval, evaluation),
             Self::Checkpoint(saved) => log.write(Event::Checkpoint, saved),
+            Self::Resources(resources) => log.write(Event::Resources, resources),
             Self::End(end) => log.write(Event::End, end),
         }
     }
@@ -124,9 +130,46 @@ pub struct Start {
     pub lr: f64,
     /// What computes the matrix products.
     pub products: &'static str,
+    /// What is read.
+    pub data: Data,
+    /// Where the run runs, and how it was started.
+    pub environment: Environment,
     /// What the run began with, if that was another run's checkpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init_from: Option<init::Report>,
+}
+
+/// The splits of the data.
+#[derive(Debug, Clone, Serialize)]
+pub struct Data {
+    /// What is trained on.
+    pub train: Split,
+    /// What is evaluated on while training.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub valid: Option<Split>,
+    /// What is evaluated on after training.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub test: Option<Split>,
+}
+
+/// One split.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Split {
+    /// Files.
+    pub files: usize,
+    /// Row groups.
+    pub row_groups: usize,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes of the files.
+    pub bytes: u64,
+}
+
+impl From<&Plan> for Split {
+    fn from(plan: &Plan) -> Self {
+        let bytes = plan.files.iter().map(|file| file.bytes).sum();
+        Self { files: plan.files.len(), row_groups: plan.row_groups.len(), rows: plan.rows, bytes }
+    }
 }
 
 /// One step.
@@ -158,6 +201,9 @@ pub struct Step {
     pub cosines: Vec<Vec<f64>>,
     /// Norm of the dense update direction before clipping.
     pub grad_norm: f64,
+    /// Rows of each table.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub table_rows: Map<String, Value>,
 }
 
 /// One evaluation.
@@ -213,6 +259,7 @@ impl Step {
             grad_norms: by_task(names, &norms),
             cosines: cosines.chunks(k.max(1)).map(<[f64]>::to_vec).collect(),
             grad_norm: report.grad_norm,
+            table_rows: Map::new(),
         }
     }
 }

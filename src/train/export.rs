@@ -1,4 +1,4 @@
-//! Exporting a checkpoint as a bundle that serving systems read: on one rank, with the memory of one of the
+//! Exporting a checkpoint as a bundle that serving systems read: on one rank, with the memory of some of the
 //! checkpoint's files.
 
 mod golden;
@@ -61,7 +61,7 @@ pub struct Options {
     pub data: Vec<String>,
     /// Where the files of the model go.
     pub layout: Layout,
-    /// How Parquet stores vectors.
+    /// How tables store vectors.
     pub dtype: Dtype,
     /// The checkpoint that a delta builds on; without one the bundle is whole.
     pub since: Option<PathBuf>,
@@ -182,25 +182,30 @@ impl Exporter {
         let mut formats = [options.formats.as_slice(), &[Format::Parquet]].concat();
         formats.sort_unstable();
         formats.dedup();
-        let shape = |table: &checkpoint::TableEntry| Shape {
+        let mut base = options.since.as_ref().map(|path| Base::open(path, &self.manifest)).transpose()?;
+        let counts = match &mut base {
+            None => Some(self.manifest.tables.iter().map(|table| table.rows).collect()),
+            Some(base) if formats.contains(&Format::Safetensors) => Some(self.count_changes(base)?),
+            Some(_) => None,
+        };
+        let shape = |(index, table): (usize, &checkpoint::TableEntry)| Shape {
             job: self.job.name.clone(),
             table: table.name.clone(),
             dim: table.dim,
-            rows: options.since.is_none().then_some(table.rows),
+            rows: counts.as_ref().map(|counts: &Vec<u64>| counts[index]),
             dtype: options.dtype,
         };
-        let shapes: Vec<Shape> = self.manifest.tables.iter().map(shape).collect();
+        let shapes: Vec<Shape> = self.manifest.tables.iter().enumerate().map(shape).collect();
         let writers = shapes.iter().map(|shape| TableWriter::create(draft.path(), shape.clone(), &formats));
         let mut writers = writers.collect::<Result<Vec<_>>>()?;
         let wanted = wanted(trainable, batch);
-        let base = options.since.as_ref().map(|path| Base::open(path, &self.manifest)).transpose()?;
         let mut gone = vec![Vec::new(); shapes.len()];
         if options.self_contained {
             check_size(self.manifest.tables.iter().map(|table| (table.rows, table.dim)))?;
         }
         let mut all: BTreeMap<String, self_contained::Rows> = BTreeMap::new();
         read_tables(&self.path, &self.manifest, 0..self.manifest.buckets, |table, rows| {
-            match &base {
+            match &mut base {
                 None => writers[table].push(&rows.ids, &rows.values)?,
                 Some(base) => {
                     let change = base.change(table, rows)?;
@@ -230,6 +235,16 @@ impl Exporter {
             tables.push(Table { name, dim, rows, dtype: options.dtype, files });
         }
         Ok((tables, options.self_contained.then_some(all)))
+    }
+
+    /// Rows of each table that a delta has: a pass of its own, for formats that begin with their number.
+    fn count_changes(&self, base: &mut Base) -> Result<Vec<u64>> {
+        let mut counts = vec![0; self.manifest.tables.len()];
+        read_tables(&self.path, &self.manifest, 0..self.manifest.buckets, |table, rows| {
+            counts[table] += base.change(table, rows)?.changed.ids.len() as u64;
+            Ok(())
+        })?;
+        Ok(counts)
     }
 
     /// Writes the model; returns its file.
@@ -273,7 +288,8 @@ impl Exporter {
 /// The ids of each table that a batch asks for.
 fn wanted(trainable: &Trainable, batch: &Batch) -> Vec<HashSet<u64>> {
     let mut wanted = vec![HashSet::new(); trainable.embeddings.table_names().count()];
-    for (bag, column) in trainable.embeddings.bags().zip(&batch.ids) {
+    // The bags of every set of tables read the same columns.
+    for (bag, column) in trainable.embeddings.bags().zip(batch.ids.iter().cycle()) {
         wanted[bag.table].extend(column.ids.iter().copied());
     }
     wanted

@@ -10,6 +10,7 @@ use super::{dataset::Dataset, persist};
 use crate::checkpoint::{self, Manifest, Matches, load_known_dense, load_known_tables};
 use crate::comm::{Comm, collectives};
 use crate::config::job::{FeatureKind, InitFrom, InitOptimizer, Job};
+use crate::data::everywhere::Everywhere;
 use crate::data::statistics::Statistics;
 use crate::error::{Error, Result};
 use serde::Serialize;
@@ -43,7 +44,8 @@ pub struct Report {
 impl Init {
     /// Finds and checks the checkpoint that `init_from` names. Collective.
     pub fn read(comm: &Comm, from: &InitFrom) -> Result<Self> {
-        let found = checkpoint::resolve(Path::new(&from.checkpoint)).and_then(|path| {
+        let path = checkpoint::localised(comm.as_ref(), &Everywhere::default(), Path::new(&from.checkpoint));
+        let found = path.and_then(|path| checkpoint::resolve(&path)).and_then(|path| {
             let manifest = Manifest::read(&path)?;
             Ok(Self { path, manifest, keep_optimizer: from.optimizer == InitOptimizer::Keep })
         });

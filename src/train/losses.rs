@@ -34,6 +34,15 @@ impl TaskSpec {
     }
 }
 
+/// What a rank asks all ranks for. It rides on the message of the losses, so that all agree on the step.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Asks {
+    /// To stop after this step.
+    pub stop: bool,
+    /// To wait with the checkpoint that is being written: this rank's files are not on the disk.
+    pub wait: bool,
+}
+
 /// The losses of one step.
 #[derive(Debug, Clone)]
 pub struct Losses {
@@ -44,8 +53,8 @@ pub struct Losses {
     pub plain: Vec<f64>,
     /// Whether the task takes part: it is trained, and has a labelled row in the global batch.
     pub present: Vec<bool>,
-    /// Whether a rank was asked to stop.
-    pub stop: bool,
+    /// What any rank asks for.
+    pub asks: Asks,
     /// Whether the losses of the global batch are finite. Else the rest means nothing.
     pub finite: bool,
     /// What of this rank's rows is not, if anything.
@@ -74,21 +83,21 @@ pub struct Start {
     pub cotangent: Tensor,
 }
 
-/// Computes this rank's losses from what the model gave and combines them with the other ranks'. `stop` is this rank's
-/// wish to stop after this step; it rides on the same message, so that all ranks agree on the step. So do numbers that are
-/// not finite: a sum that one is added to is none on any rank.
+/// Computes this rank's losses from what the model gave and combines them with the other ranks'; what any of them asks for
+/// is asked by all. So do numbers that are not finite travel: a sum that one is added to is none on any rank.
 pub fn compute(
     comm: &dyn Communicator,
     tasks: &[TaskSpec],
     output: &Output,
     batch: &Batch,
-    stop: bool,
+    asks: Asks,
 ) -> Result<Losses> {
     let parts = parts(tasks, output, batch)?;
     let mut totals: Vec<f64> = parts.iter().flat_map(|part| [part.sum, part.count]).collect();
-    totals.push(f64::from(u8::from(stop)));
+    totals.extend([asks.stop, asks.wait].map(|asked| f64::from(u8::from(asked))));
     collectives::all_reduce_sum(comm, &mut totals)?;
-    let stop = totals.pop().is_some_and(|asked| asked > 0.0);
+    let mut asked = || totals.pop().is_some_and(|ranks| ranks > 0.0);
+    let asks = Asks { wait: asked(), stop: asked() };
     let totals: Vec<(f64, f64)> = totals.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
     let finite = totals.iter().all(|(sum, count)| sum.is_finite() && count.is_finite());
 
@@ -97,7 +106,7 @@ pub fn compute(
         means: vec![0.0; k],
         plain: totals[..k].iter().map(|&(sum, count)| if count > 0.0 { sum * (1.0 / count) } else { 0.0 }).collect(),
         present: tasks.iter().zip(&totals).map(|(task, &(_, count))| task.trained() && count > 0.0).collect(),
-        stop,
+        asks,
         finite,
         bad: if finite { None } else { bad_loss(&parts, k)? },
         starts: vec![Vec::new(); k],

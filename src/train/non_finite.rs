@@ -15,6 +15,7 @@ mod rows;
 pub(super) use locate::{Located, gradient, loss};
 pub(super) use record::{Record, Recorded, write};
 
+use super::step::Asks;
 use crate::error::Error;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -91,8 +92,8 @@ impl Finding {
 pub struct Refused {
     /// Why.
     pub finding: Finding,
-    /// Whether a rank was asked to stop.
-    pub stop: bool,
+    /// What any rank asks for.
+    pub asks: Asks,
 }
 
 impl Refused {

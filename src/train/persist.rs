@@ -3,7 +3,7 @@
 use super::row_classes::RowClasses;
 use super::step::Trainable;
 use crate::checkpoint::{
-    self, CheckpointDir, DenseState, Manifest, ParameterEntry, Progress, Snapshot, TableEntry, load_dense,
+    self, CheckpointDir, DenseState, Manifest, ParameterEntry, Progress, Saving, Snapshot, TableEntry, load_dense,
     load_row_classes, load_tables,
 };
 use crate::comm::Communicator;
@@ -39,15 +39,15 @@ pub struct Context<'a> {
     pub position: Position,
 }
 
-/// Saves a checkpoint; with `only`, one to look at a step with: of each table the rows of these ids, and of no training row
-/// the class. Collective.
+/// Begins to save a checkpoint; with `only`, one to look at a step with: of each table the rows of these ids, and of no
+/// training row the class. Collective.
 pub fn save(
     comm: &dyn Communicator,
     dir: &CheckpointDir,
-    trainable: &Trainable,
+    trainable: &mut Trainable,
     context: Context,
-    only: Option<&[HashSet<u64>]>,
-) -> Result<()> {
+    only: Option<Vec<HashSet<u64>>>,
+) -> Result<Saving> {
     let Context { job, statistics, data, position } = context;
     let names = trainable.dense.moment_names();
     let dense = DenseState { names: names.to_vec(), moments: trainable.dense.gather_moments(comm, &trainable.store)? };
@@ -80,8 +80,8 @@ pub fn save(
         files: Vec::new(),
     };
     let row_classes = trainable.row_classes.as_ref().filter(|_| only.is_none()).map(RowClasses::saved);
-    let embeddings = &trainable.embeddings;
-    checkpoint::save(comm, dir, Snapshot { manifest, store, dense: &dense, embeddings, only, row_classes })
+    let embeddings = &mut trainable.embeddings;
+    checkpoint::begin(comm, dir, Snapshot { manifest, store, dense, embeddings, only, row_classes })
 }
 
 fn table_entries(trainable: &Trainable) -> Vec<TableEntry> {

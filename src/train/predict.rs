@@ -8,6 +8,7 @@
 //! A part is closed after about a million rows, and has its name only then: a run that was killed goes on behind the
 //! parts that are there (`resume`).
 
+mod output;
 mod resume;
 
 use super::dataset::{Dataset, check_predictions};
@@ -16,24 +17,20 @@ use crate::comm::{Comm, collectives};
 use crate::config::job::{Paths, TaskKind};
 use crate::data::batch::Batch;
 use crate::data::decode::empty_batch;
-use crate::data::plan;
 use crate::data::scan::{self, Scan, Scanned};
 use crate::data::schema::{Purpose, Schema};
 use crate::data::store::Store;
 use crate::error::{Error, Result};
-use arrow::array::{ArrayRef, FixedSizeListArray, Float32Array, RecordBatch};
-use arrow::datatypes::{DataType, Field, Schema as ArrowSchema};
-use parquet::arrow::ArrowWriter;
-use parquet::basic::Compression;
-use parquet::file::properties::WriterProperties;
+use arrow::array::{ArrayRef, FixedSizeListArray, Float32Array};
+use arrow::datatypes::{DataType, Field};
+use output::Output;
 use resume::Record;
-use std::fs::File;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+use std::thread::ScopedJoinHandle;
 
-/// Rows after which a part is closed, at the end of a row group.
-const PART_ROWS: u64 = 1 << 20;
+/// Batches that are read ahead, and that wait to be written.
+const AHEAD: usize = 2;
 
 /// What is predicted.
 #[derive(Debug, Clone)]
@@ -82,22 +79,79 @@ pub fn predict(comm: &Comm, trained: &mut Trained, store: Arc<dyn Store>, option
     let mut rounds = [scan::steps(&pieces, batch_rows) as u64];
     collectives::all_reduce_max(comm.as_ref(), &mut rounds)?;
     let scan = Scan::new(data.source(&trained.statistics), pieces, batch_rows);
-    let mut scan = collectives::agree(comm.as_ref(), scan)?;
-    let mut output = Output { dir: options.out.clone(), starts: starts(&data.plan), record, writer: None };
-    let mut written = Ok(());
-    for _ in 0..rounds[0] {
-        // What fails on one rank ends all of them before the next exchange.
-        let rows = collectives::agree(comm.as_ref(), written.and_then(|()| scan.next()))?;
-        let padding = rows.is_none().then(|| padding(&data));
-        let batch = rows.as_ref().map(|rows| &rows.batch).or(padding.as_ref());
-        let logits = trained.trainable.infer(comm, batch.ok_or_else(|| Error::internal("no batch to score"))?)?;
-        written = rows.map_or(Ok(()), |rows| {
-            check_predictions(&data.schema, &data.plan, &rows.batch, &logits)?;
-            output.write(&data, &scan, &rows, predictions(trained, &logits)?)
-        });
-    }
-    collectives::agree(comm.as_ref(), written.and_then(|()| output.finish()))?;
+    let scan = collectives::agree(comm.as_ref(), scan)?;
+    let output = Output::new(&options.out, &data.plan, record);
+    score(comm, trained, &data, rounds[0], scan, output)?;
     Ok(Predicted { rows: data.plan.rows, scored })
+}
+
+/// Scores `rounds` batches, while one thread reads those that come next and another writes those that are scored.
+fn score(
+    comm: &Comm,
+    trained: &mut Trained,
+    data: &Dataset,
+    rounds: u64,
+    mut scan: Scan,
+    mut output: Output,
+) -> Result<()> {
+    std::thread::scope(|scope| {
+        let (read, batches) = mpsc::sync_channel(AHEAD);
+        // Nobody receives any more once the prediction has failed.
+        scope.spawn(move || while read.send(scan.next()).is_ok() {});
+        let (scored, to_write) = mpsc::sync_channel(AHEAD);
+        let plan = data.plan.clone();
+        let mut writer = Writer {
+            thread: Some(scope.spawn(move || {
+                for scored in to_write {
+                    match scored {
+                        Some((rows, predictions)) => output.write(&plan, &rows, predictions)?,
+                        None => return output.finish(),
+                    }
+                }
+                Ok(())
+            })),
+            scored,
+        };
+        let mut written = Ok(());
+        for _ in 0..rounds {
+            // What fails on one rank ends all of them before the next exchange.
+            let next = || batches.recv().unwrap_or_else(|_| Err(Error::internal("the thread that reads rows is gone")));
+            let rows: Option<Scanned> = collectives::agree(comm.as_ref(), written.and_then(|()| next()))?;
+            let padding = rows.is_none().then(|| padding(data));
+            let batch = rows.as_ref().map(|rows| &rows.batch).or(padding.as_ref());
+            let logits = trained.trainable.infer(comm, batch.ok_or_else(|| Error::internal("no batch to score"))?)?;
+            written = rows.map_or(Ok(()), |rows| {
+                check_predictions(&data.schema, &data.plan, &rows.batch, &logits)?;
+                let predictions = predictions(trained, &logits)?;
+                writer.take(Some((rows, predictions)))
+            });
+        }
+        let ended = written.and_then(|()| writer.take(None)).and_then(|()| writer.join());
+        collectives::agree(comm.as_ref(), ended)
+    })
+}
+
+/// Rows and what the tasks predict for them; nothing: these were all.
+type Scored = Option<(Scanned, Vec<(Field, ArrayRef)>)>;
+
+/// The thread that writes what is scored.
+struct Writer<'scope> {
+    scored: mpsc::SyncSender<Scored>,
+    thread: Option<ScopedJoinHandle<'scope, Result<()>>>,
+}
+
+impl Writer<'_> {
+    /// Hands it rows; its error, if it has failed.
+    fn take(&mut self, scored: Scored) -> Result<()> {
+        if self.scored.send(scored).is_ok() { Ok(()) } else { self.join() }
+    }
+
+    /// Waits for its end, which it must know of.
+    fn join(&mut self) -> Result<()> {
+        let gone = || Error::internal("the thread that writes predictions is gone");
+        let thread = self.thread.take().ok_or_else(gone)?;
+        thread.join().unwrap_or_else(|_| Err(gone()))
+    }
 }
 
 /// A batch of one padding row.
@@ -142,122 +196,4 @@ pub(super) fn softmax_rows(logits: &[f32], classes: usize) -> Vec<f32> {
         values.extend(row.iter().map(|&x| (x - max).exp() / sum));
     }
     values
-}
-
-/// The file being written: aside until it is whole.
-struct Part {
-    file: u32,
-    path: PathBuf,
-    schema: Arc<ArrowSchema>,
-    writer: ArrowWriter<File>,
-    /// Position in the input of its first row, and of the row behind its last.
-    start: u64,
-    end: u64,
-}
-
-/// Position in the input of the first row of each row group.
-fn starts(plan: &plan::Plan) -> Vec<u64> {
-    let mut next = 0;
-    let start = |group: &plan::RowGroup| {
-        let start = next;
-        next += u64::from(group.rows);
-        start
-    };
-    plan.row_groups.iter().map(start).collect()
-}
-
-struct Output {
-    dir: PathBuf,
-    starts: Vec<u64>,
-    record: Record,
-    writer: Option<Part>,
-}
-
-impl Output {
-    fn write(
-        &mut self,
-        data: &Dataset,
-        scan: &Scan,
-        rows: &Scanned,
-        predictions: Vec<(Field, ArrayRef)>,
-    ) -> Result<()> {
-        let group = data.plan.row_groups[rows.row_group as usize];
-        let source = data.plan.path(rows.row_group);
-        let mut added = data.plan.files[group.file as usize].folder_columns(&rows.input);
-        added.extend(predictions);
-        let position = self.starts[rows.row_group as usize] + u64::from(rows.first_row);
-        let goes_on = |part: &Part| {
-            let is_full = rows.first_row == 0 && part.end - part.start >= PART_ROWS;
-            part.file == group.file && part.end == position && !is_full
-        };
-        if !self.writer.as_ref().is_some_and(goes_on) {
-            self.finish()?;
-            let name = format!("part-{:05}-{:05}-{:010}.parquet", group.file, group.index, rows.first_row);
-            let written = scan.arrow_schema(rows.row_group)?;
-            let schema = extended(&written, added.iter().map(|(field, _)| field), source)?;
-            self.writer = Some(Part::create(self.dir.join(name), group.file, position, schema, &self.record)?);
-        }
-        let Some(part) = &mut self.writer else { return Ok(()) };
-        part.end += rows.input.num_rows() as u64;
-        let mut columns = rows.input.columns().to_vec();
-        columns.extend(added.into_iter().map(|(_, array)| array));
-        let batch = RecordBatch::try_new(part.schema.clone(), columns)
-            .map_err(|e| Error::internal(format!("predictions do not fit their file: {e}")).at("file", source))?;
-        part.writer.write(&batch).map_err(|e| refused(&part.path, &e))
-    }
-
-    /// Closes the file and gives it its name.
-    fn finish(&mut self) -> Result<()> {
-        let Some(part) = self.writer.take() else { return Ok(()) };
-        part.writer.close().map_err(|e| refused(&part.path, &e))?;
-        std::fs::rename(aside(&part.path), &part.path).map_err(|e| Error::io("finishing", &part.path, &e))
-    }
-}
-
-impl Part {
-    fn create(path: PathBuf, file: u32, start: u64, schema: Arc<ArrowSchema>, record: &Record) -> Result<Self> {
-        let target = File::create(aside(&path)).map_err(|e| Error::io("creating", &path, &e))?;
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(Default::default()))
-            .set_key_value_metadata(Some(record.metadata()))
-            .build();
-        let writer = ArrowWriter::try_new(target, schema.clone(), Some(properties)).map_err(|e| refused(&path, &e))?;
-        Ok(Self { file, path, schema, writer, start, end: start })
-    }
-}
-
-fn aside(path: &Path) -> PathBuf {
-    path.with_extension("parquet.partial")
-}
-
-fn refused(path: &Path, error: &parquet::errors::ParquetError) -> Error {
-    // The rows before are written anyway, and their space is needed.
-    let _ = std::fs::remove_file(aside(path));
-    if let parquet::errors::ParquetError::External(source) = error
-        && let Some(io) = source.downcast_ref::<std::io::Error>()
-    {
-        let error = Error::io("writing predictions", path, io);
-        return match io.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-                error.fix("free space or choose an --out on another disk, then go on with --resume, or predict again into an empty folder")
-            }
-            _ => error,
-        };
-    }
-    Error::data(format!("predictions cannot be written: {error}")).at("file", path.display())
-}
-
-/// The columns of a part: the input's, and those `added`.
-fn extended<'a>(input: &ArrowSchema, added: impl Iterator<Item = &'a Field>, source: &str) -> Result<Arc<ArrowSchema>> {
-    let mut fields: Vec<_> = input.fields().iter().cloned().collect();
-    for field in added {
-        if input.field_with_name(field.name()).is_ok() {
-            return Err(Error::data(format!("the input already has a column `{}`", field.name()))
-                .at("file", source)
-                .at("column", field.name())
-                .fix("drop or rename this column, or predict from the original rows"));
-        }
-        fields.push(Arc::new(field.clone()));
-    }
-    Ok(Arc::new(ArrowSchema::new(fields)))
 }

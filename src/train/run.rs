@@ -4,16 +4,17 @@ mod local;
 mod meter;
 mod prepare;
 mod refused;
+mod saving;
 
 use super::dataset::Dataset;
-use super::events::{End, Evaluation, Notice, Observer, Saved, Start, Step};
+use super::events::{Data, End, Evaluation, Notice, Observer, Split, Start, Step};
 use super::goal::Goal;
 use super::init;
-use super::persist;
-use super::step::{Clock, StepInput, StepReport, Stepped, Trainable};
+use super::resources::{self, Resources};
+use super::step::{Asks, Clock, StepInput, StepReport, Stepped, Trainable};
 use super::trained::Trained;
 use crate::balance::conflict::Conflict;
-use crate::checkpoint::{self, CheckpointDir, Progress};
+use crate::checkpoint::{CheckpointDir, Mirror, Progress};
 use crate::comm::{Comm, collectives};
 use crate::config::Every;
 use crate::config::job::{Job, LogConflict};
@@ -21,16 +22,16 @@ use crate::data::batch::Batch;
 use crate::data::lanes::{Cursor, Layout, Order};
 use crate::data::loader::Loader;
 use crate::data::statistics::Statistics;
-use crate::data::store::Store;
 use crate::error::Result;
 use crate::metric::Report;
 use crate::nn::Kernels;
-use crate::observe::{Stage, Stages};
+use crate::observe::{Environment, Stage, Stages, json_line};
 use crate::optim::Schedule;
 use crate::pulse;
 pub use local::Local;
 use meter::Meter;
 pub use prepare::Begin;
+use saving::{Copying, Saving};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -59,8 +60,8 @@ impl Ending {
 
 /// What came of a step, to the run.
 struct Took {
-    /// Whether a rank was asked to stop.
-    stop: bool,
+    /// What any rank asks for.
+    asks: Asks,
     /// `None` if it was left out.
     report: Option<StepReport>,
 }
@@ -75,9 +76,6 @@ pub struct Run {
     /// Where the time goes.
     pub stages: Stages,
     run_dir: PathBuf,
-    store: Arc<dyn Store>,
-    /// The last checkpoint has no copy where the job wants one.
-    owes_copy: bool,
     train: Dataset,
     valid: Option<Dataset>,
     test: Option<Dataset>,
@@ -88,7 +86,14 @@ pub struct Run {
     step: u64,
     cursor: Cursor,
     progress: Progress,
+    /// Step of the last snapshot that was taken for a checkpoint.
     saved: Option<u64>,
+    saving: Option<Saving>,
+    /// Where checkpoints are copied to, if the job says so.
+    mirror: Option<Mirror>,
+    /// Step of the checkpoint that the run was resumed from, if it has no copy there.
+    uncopied: Option<u64>,
+    copying: Option<Copying>,
     /// Steps that were left out one after another, up to the last.
     refused_in_a_row: u64,
     /// What `init_from` brought, unless the run was resumed.
@@ -121,6 +126,12 @@ impl Run {
             shared_parameters: self.trainable.dense.shared_len(),
             init_from: self.begun_with.clone(),
             lr: self.trainable.dense.lr(),
+            data: Data {
+                train: Split::from(self.train.plan.as_ref()),
+                valid: self.valid.as_ref().map(|valid| Split::from(valid.plan.as_ref())),
+                test: self.test.as_ref().map(|test| Split::from(test.plan.as_ref())),
+            },
+            environment: Environment::here(),
             products: match self.job.kernels {
                 Kernels::Fused => self.job.precision.unit(),
                 Kernels::Reference => "f32 by the reference kernels",
@@ -130,8 +141,20 @@ impl Run {
 
     /// Trains to the end, or until `stop_asked` answers true on some rank. `observer` is told on rank 0.
     pub fn train(&mut self, observer: &mut dyn Observer, stop_asked: &dyn Fn() -> bool) -> Result<Ending> {
+        let ended = self.train_on(observer, stop_asked);
+        // What ended the run does not take the checkpoint that is being written, if all ranks know that it ended.
+        if ended.as_ref().is_err_and(|error| error.is_agreed() || self.comm.size() == 1) {
+            let _ = self.finish_saving(observer).and_then(|()| self.finish_copying());
+        }
+        ended
+    }
+
+    fn train_on(&mut self, observer: &mut dyn Observer, stop_asked: &dyn Fn() -> bool) -> Result<Ending> {
         let began = Instant::now();
         let mut meter = Meter::new();
+        if let Some(step) = self.uncopied.take() {
+            self.copy(step, self.progress.best.map(|(step, _)| step))?;
+        }
         // A run that was stopped by a signal may owe an evaluation; one that stopped early stays stopped.
         let mut ending = if self.step > 0 { self.settle(observer)? } else { None };
         let mut ahead = None;
@@ -147,7 +170,7 @@ impl Run {
                 if ahead.is_none() && self.epoch_ends_soon() {
                     ahead = Some(self.loader(Cursor { epoch: self.cursor.epoch + 1, taken: 0 })?);
                 }
-                ending = meter.paused(|| self.after_step(took.stop, observer))?;
+                ending = meter.paused(|| self.after_step(took.asks, observer))?;
                 if ending.is_some() || self.step == self.total_steps {
                     break;
                 }
@@ -156,12 +179,8 @@ impl Run {
         if self.saved != Some(self.step) {
             self.save(observer)?;
         }
-        if self.owes_copy
-            && let (Some(to), Some(step)) = (&self.job.checkpoint.copy_to, self.saved)
-        {
-            let dir = CheckpointDir::of_run(&self.run_dir);
-            checkpoint::push(self.comm.as_ref(), self.store.as_ref(), &dir, to, step)?;
-        }
+        self.finish_saving(observer)?;
+        self.finish_copying()?;
         let ending = ending.unwrap_or(Ending::Done);
         let (seconds, conflict) = (began.elapsed().as_secs_f64(), self.conflict.report(&self.task_names()));
         let skipped = self.progress.skipped;
@@ -191,33 +210,36 @@ impl Run {
             LogConflict::EveryStep => true,
             LogConflict::Never => false,
         };
-        let input = StepInput { batch, plan: &self.train.plan, clock, lr_factor, stop, looks };
+        let asks = Asks { stop, wait: self.is_writing() };
+        let input = StepInput { batch, plan: &self.train.plan, clock, lr_factor, asks, looks };
         let rows = self.layout.rows_in_step(self.cursor.taken);
         let report = match self.trainable.step(&self.comm, &input, &self.stages)? {
             Stepped::Taken(report) => report,
             Stepped::Refused(refused) => {
                 meter.rows += rows;
                 meter.paused(|| self.refused(&refused, batch, clock, observer))?;
-                return Ok(Took { stop: refused.stop, report: None });
+                return Ok(Took { asks: refused.asks, report: None });
             }
         };
         self.refused_in_a_row = 0;
         self.count_conflict(&report);
         meter.rows += rows;
         let epoch = self.cursor.epoch;
+        json_line::set_step(self.step + 1);
         self.labelled.iter_mut().zip(&report.present).for_each(|(any, &present)| *any |= present);
         self.advance();
         if self.cursor.epoch > epoch {
             self.warn_of_unlabelled();
         }
         if self.logs(self.step) {
-            let event = Step::new(self.step, epoch, meter.lap(), lr_factor, &self.task_names(), &report);
+            let mut event = Step::new(self.step, epoch, meter.lap(), lr_factor, &self.task_names(), &report);
+            event.table_rows = resources::table_rows(self.comm.as_ref(), &self.trainable.embeddings)?;
             self.tell(observer, Notice::Step(event))?;
         }
         if self.comm.rank() == 0 {
             observer.tick(epoch, self.step, rows, &report.losses);
         }
-        Ok(Took { stop: report.stop, report: Some(report) })
+        Ok(Took { asks: report.asks, report: Some(report) })
     }
 
     /// Whether a `step` event is told once `step` steps are taken.
@@ -233,10 +255,13 @@ impl Run {
         }
     }
 
-    /// What follows a step; says whether the run ends here. A signal leaves no time to evaluate: that is made up
-    /// for when the run is resumed.
-    fn after_step(&mut self, stop: bool, observer: &mut dyn Observer) -> Result<Option<Ending>> {
-        if stop {
+    /// What follows a step; says whether the run ends here. A checkpoint whose files are written on all ranks gets its name.
+    /// A signal leaves no time to evaluate: that is made up for when the run is resumed.
+    fn after_step(&mut self, asks: Asks, observer: &mut dyn Observer) -> Result<Option<Ending>> {
+        if !asks.wait {
+            self.finish_writing(observer)?;
+        }
+        if asks.stop {
             return Ok(Some(Ending::Signal));
         }
         self.settle(observer)
@@ -340,37 +365,9 @@ impl Run {
         self.tell(observer, Notice::Eval(Evaluation { step, epoch: self.cursor.epoch, split, report, samples_per_s }))
     }
 
-    fn save(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        let dir = CheckpointDir::of_run(&self.run_dir);
-        let (comm, trainable, context) = (self.comm.as_ref(), &self.trainable, self.saved_context());
-        self.stages.time(Stage::Checkpoint, || persist::save(comm, &dir, trainable, context, None))?;
-        self.saved = Some(self.step);
-        let best = self.progress.best.map(|(step, _)| step);
-        let pruned = if comm.rank() == 0 { dir.prune(self.job.checkpoint.keep, best) } else { Ok(()) };
-        collectives::agree(comm, pruned)?;
-        self.copy(&dir)?;
-        let path = dir.step(self.step).display().to_string();
-        let saved = Saved { step: self.step, path, best: best == Some(self.step) };
-        self.tell(observer, Notice::Checkpoint(saved))
-    }
-
-    /// Copies the newest checkpoint to where the job wants it. A store that cannot be reached is no reason to stop: the next
-    /// checkpoint is copied again, and [`Run::train`] ends with an error if the last one could not be.
-    fn copy(&mut self, dir: &CheckpointDir) -> Result<()> {
-        let (Some(to), Some(step)) = (&self.job.checkpoint.copy_to, self.saved) else { return Ok(()) };
-        let push = || checkpoint::push(self.comm.as_ref(), self.store.as_ref(), dir, to, step);
-        let copied = self.stages.time(Stage::Checkpoint, push);
-        self.owes_copy = copied.is_err();
-        if let (Err(error), 0) = (&copied, self.comm.rank()) {
-            tracing::warn!("the checkpoint is whole, but could not be copied: {error}");
-        }
-        Ok(())
-    }
-
-    /// What a checkpoint says of the run as it stands.
-    fn saved_context(&self) -> persist::Context<'_> {
-        let position = persist::Position { step: self.step, cursor: self.cursor, progress: self.progress.clone() };
-        persist::Context { job: &self.job, statistics: &self.statistics, data: self.train.fingerprint(), position }
+    /// What this process has taken so far. Collective.
+    pub fn resources(&self) -> Result<Resources> {
+        Resources::gather(self.comm.as_ref(), self.step, &self.stages, &self.trainable)
     }
 
     /// Tells `observer` on rank 0; its failure is everybody's. Collective.

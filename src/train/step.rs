@@ -15,6 +15,7 @@
 use super::context::{Kind, context};
 use super::dense::DensePart;
 use super::leaves::Leaves;
+pub use super::losses::Asks;
 use super::losses::{self, Losses, TaskSpec};
 use super::non_finite::{self, Finding, Located, Refused};
 use super::row_classes::RowClasses;
@@ -70,8 +71,8 @@ pub struct StepInput<'a> {
     pub clock: Clock,
     /// Learning-rate factor of the schedule.
     pub lr_factor: f64,
-    /// This rank's wish to stop after this step.
-    pub stop: bool,
+    /// What this rank asks for.
+    pub asks: Asks,
     /// Whether to compare the tasks' gradients for the log, where the balancing method does not. The same on every rank;
     /// changes no bit of what is trained.
     pub looks: bool,
@@ -92,8 +93,8 @@ pub struct StepReport {
     pub compared: Option<(Scope, Vec<f64>)>,
     /// Norm of the dense update direction before clipping.
     pub grad_norm: f64,
-    /// Whether a rank was asked to stop.
-    pub stop: bool,
+    /// What any rank asks for.
+    pub asks: Asks,
 }
 
 /// What came of a step.
@@ -116,7 +117,7 @@ struct Before {
 impl Trainable {
     /// Takes one step, unless its numbers are not finite. Collective.
     pub fn step(&mut self, comm: &Comm, input: &StepInput, stages: &Stages) -> Result<Stepped> {
-        let &StepInput { batch, clock, lr_factor, stop, looks, .. } = input;
+        let &StepInput { batch, clock, lr_factor, asks, looks, .. } = input;
         let step = clock.step;
         let before = self.before();
         let mut lookup = stages.time(Stage::Exchange, || {
@@ -127,11 +128,11 @@ impl Trainable {
         let context = Context { progress: clock.progress(), ..context };
         let output = stages.time(Stage::Forward, || self.model.forward(&leaves.input, &context))?;
         let losses = stages
-            .time(Stage::Forward, || losses::compute(comm.as_ref(), &self.tasks, &output, batch, stop))
+            .time(Stage::Forward, || losses::compute(comm.as_ref(), &self.tasks, &output, batch, asks))
             .map_err(|error| error.at("after step", step))?;
         if !losses.finite {
             let finding = non_finite::loss(self.located(comm, input, &leaves), &losses)?;
-            return self.refuse(before, finding, losses.stop);
+            return self.refuse(before, finding, losses.asks);
         }
         let forward =
             Forward { graph: &context.graph, leaves: &leaves, output: &output, losses: &losses, batch, clock, looks };
@@ -141,7 +142,7 @@ impl Trainable {
             Err(error) if error.kind() == ErrorKind::Numeric && error.is_agreed() => {
                 let at = self.located(comm, input, &leaves);
                 let finding = non_finite::gradient(at, &context.graph, &self.store, &losses)?;
-                return self.refuse(before, finding, losses.stop);
+                return self.refuse(before, finding, losses.asks);
             }
             weighed => weighed?,
         };
@@ -151,12 +152,12 @@ impl Trainable {
             self.dense.apply(comm.as_ref(), &self.store, (rows, norm), lr)
         })?;
         stages.time(Stage::Exchange, || self.embeddings.apply(row_gradients, lr_factor))?;
-        let Losses { means, plain, present, stop, .. } = losses;
+        let Losses { means, plain, present, asks, .. } = losses;
         if self.balance.method.looks_back() {
             let after = stages.time(Stage::Forward, || self.look_again(comm, input))?;
             self.balance.method.look_back(&after.means, &present)?;
         }
-        Ok(Stepped::Taken(StepReport { losses: means, plain, present, weights, compared, grad_norm: norm, stop }))
+        Ok(Stepped::Taken(StepReport { losses: means, plain, present, weights, compared, grad_norm: norm, asks }))
     }
 
     fn before(&self) -> Before {
@@ -165,12 +166,12 @@ impl Trainable {
     }
 
     /// Leaves everything that is trained as it was before the step.
-    fn refuse(&mut self, before: Before, finding: Finding, stop: bool) -> Result<Stepped> {
+    fn refuse(&mut self, before: Before, finding: Finding, asks: Asks) -> Result<Stepped> {
         for (buffer, values) in self.store.buffers().iter().zip(&before.buffers) {
             buffer.set(values)?;
         }
         self.balance.method.restore(&before.balance)?;
-        Ok(Stepped::Refused(Refused { finding, stop }))
+        Ok(Stepped::Refused(Refused { finding, asks }))
     }
 
     fn located<'a>(&'a self, comm: &'a Comm, input: &StepInput<'a>, leaves: &'a Leaves) -> Located<'a> {
@@ -197,7 +198,7 @@ impl Trainable {
         let context = context(comm, batch, Kind::Look(self.kernels, self.precision), self.seed, step)?;
         let context = Context { progress: clock.progress(), ..context };
         let output = self.model.forward(&leaves.input, &context)?;
-        let losses = losses::compute(comm.as_ref(), &self.tasks, &output, batch, false)?;
+        let losses = losses::compute(comm.as_ref(), &self.tasks, &output, batch, Asks::default())?;
         match losses.finite {
             true => Ok(losses),
             // The step has been taken, so that there is nothing to leave out.

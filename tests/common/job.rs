@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tandem::checkpoint::CheckpointDir;
 use tandem::comm::{Comm, threads};
 use tandem::config::{self, Checked};
-use tandem::data::store::Local;
+use tandem::data::everywhere::Everywhere;
 use tandem::metric::{Report, TaskReport};
 use tandem::train::events::{Notice, Observer, Step};
 use tandem::train::init;
@@ -147,7 +147,7 @@ pub fn train(job: &Checked, ranks: usize, run_dir: &Path, how: How) -> Seen {
 }
 
 fn train_rank(comm: Comm, job: &Checked, run_dir: &Path, how: How) -> tandem::Result<Seen> {
-    let mut run = Run::prepare(comm.clone(), job.clone(), Arc::new(Local), run_dir, how.resume)?;
+    let mut run = Run::prepare(comm.clone(), job.clone(), Arc::new(Everywhere::default()), run_dir, how.resume)?;
     let mut notices = Notices::default();
     let asked = Cell::new(0);
     let ending = run.train(&mut notices, &|| {

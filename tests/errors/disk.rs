@@ -125,10 +125,12 @@ fn a_synthetic_log_that_fills_the_disk_is_not_taken_for_whole() {
 #[test]
 fn a_limit_on_the_size_of_files_is_an_error_like_a_full_disk() {
     let fixture = Fixture::new();
-    assert!(fixture.train(&["--set", "train.max_steps=2"]).status.success());
+    // A model that is larger than the log of a run that evaluates nothing.
+    let wide = ["--set", "model.bottom=[256]", "--set", "train.eval.every=never"];
+    assert!(fixture.train(&[&["--set", "train.max_steps=2"], &wide[..]].concat()).status.success());
     let limited = |blocks: usize, command: String| shell(&format!("ulimit -f {blocks}; exec \"$TANDEM\" {command}"));
 
-    let output = limited(12, format!("train {} --resume", fixture.arg("job.yaml")));
+    let output = limited(48, format!("train {} --resume {}", fixture.arg("job.yaml"), wide.join(" ")));
     assert_refused(&output, 1, &["dense.safetensors", "File too large", "ulimit -f"]);
     assert_eq!(fixture.checkpoints(), ["step-00000002"]);
     fixture.assert_evaluates();
@@ -143,12 +145,12 @@ fn a_limit_on_the_size_of_files_is_an_error_like_a_full_disk() {
     assert_refused(&output, 1, &["writing failed", "log/", "File too large"]);
     assert!(!fixture.path("log/synth.json").exists());
 
-    let endless = "--set train.epochs=1000 --set checkpoint.every=never --set train.eval.every=never";
-    let output = limited(8, format!("train {} --resume {endless}", fixture.arg("job.yaml")));
+    let endless = "--set train.epochs=1000 --set checkpoint.every=never";
+    let output = limited(8, format!("train {} --resume {endless} {}", fixture.arg("job.yaml"), wide.join(" ")));
     assert_refused(&output, 1, &["metrics.jsonl", "File too large"]);
     fixture.assert_evaluates();
 
     // Freed of the limit, the run goes on.
-    let output = fixture.train(&["--resume"]);
+    let output = fixture.train(&[&["--resume"], &wide[..]].concat());
     assert!(output.status.success(), "{}", text_of(&output));
 }

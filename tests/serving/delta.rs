@@ -33,6 +33,24 @@ fn bytes(trained: &Trained, name: &str) -> Vec<u8> {
     std::fs::read(trained.path(name)).unwrap()
 }
 
+fn ids_of(rows: &BTreeMap<String, Rows>) -> BTreeMap<String, Vec<u64>> {
+    rows.iter().map(|(table, rows)| (table.clone(), rows.keys().copied().collect())).collect()
+}
+
+/// The ids of every table's safetensors file, ascending.
+fn ids_in_safetensors(trained: &Trained, bundle: &str) -> BTreeMap<String, Vec<u64>> {
+    let schema: serde_json::Value = serde_json::from_slice(&bytes(trained, &format!("{bundle}/schema.json"))).unwrap();
+    let ids = |table: &serde_json::Value| {
+        let content = bytes(trained, &format!("{bundle}/{}", table["files"]["safetensors"].as_str().unwrap()));
+        let tensors = safetensors::SafeTensors::deserialize(&content).unwrap();
+        let mut ids: Vec<u64> = bytemuck::pod_collect_to_vec(tensors.tensor("ids").unwrap().data());
+        assert_eq!(tensors.tensor("vectors").unwrap().shape()[0], ids.len());
+        ids.sort_unstable();
+        (table["name"].as_str().unwrap().to_string(), ids)
+    };
+    schema["tables"].as_array().unwrap().iter().map(ids).collect()
+}
+
 #[test]
 fn a_base_and_its_deltas_are_the_whole() {
     let trained = Trained { folder: tempfile::tempdir().unwrap() };
@@ -51,7 +69,7 @@ fn a_base_and_its_deltas_are_the_whole() {
     for (from, to) in [(3, 6), (6, 12)] {
         let (base, delta, out) = (format!("whole-{from}"), format!("delta-{to}"), format!("applied-{to}"));
         export(to, &format!("whole-{to}"), &[]);
-        export(to, &delta, &["--since", &step(from)]);
+        export(to, &delta, &["--since", &step(from), "--tables", "safetensors"]);
         tandem(&["apply", &trained.path(&base), &trained.path(&delta), "--out", &trained.path(&out)]);
         let (applied, whole) = (rows(&trained.path(&out)), rows(&trained.path(&format!("whole-{to}"))));
         assert!(applied == whole, "the rows of {from} with the delta to {to}");
@@ -63,6 +81,7 @@ fn a_base_and_its_deltas_are_the_whole() {
             );
         }
         let changed = rows(&trained.path(&delta));
+        assert_eq!(ids_in_safetensors(&trained, &delta), ids_of(&changed));
         // The last six steps are an epoch, in which every id is seen.
         assert!(from == 6 || changed["user_city"].len() < whole["user_city"].len(), "a delta holds what changed");
         let gone = tandem::export::tables::read_tombstones(

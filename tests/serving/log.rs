@@ -40,10 +40,18 @@ tasks:
 pub fn job(folder: &Path, features: &str, tasks: &str, model: &str) -> String {
     let folder = folder.display();
     let scenario = if model.contains("kind: mf") { "" } else { ", scenario: scene" };
+    // The vectors that `write_knowledge` wrote are not trained.
+    let (knowledge, freeze) = match features.contains("table: knowledge") {
+        true => {
+            let table = format!("knowledge: {{init: {{kind: file, path: {folder}/users.parquet}}}}, ");
+            (table, "freeze: {tables: [knowledge]}\n")
+        }
+        false => (String::new(), ""),
+    };
     format!(
         "name: shop\ndata: {{train: {folder}/train, test: {folder}/test{scenario}}}\n{features}{tasks}\
          model: {model}\n\
-         tables: {{user: {{admission: {{min_count: 2}}}}}}\n\
+         tables: {{{knowledge}user: {{admission: {{min_count: 2}}}}}}\n{freeze}\
          optimizer: {{sparse: {{kind: adagrad, lr: 0.1}}}}\n\
          train: {{global_batch: 100, epochs: 2, eval: {{every: never, best: {{metric: loss}}}}}}\n\
          checkpoint: {{buckets: 8}}\nthreads: 1\n"
@@ -55,6 +63,23 @@ pub fn write(folder: &Path) {
     rows(&folder.join("train/0.parquet"), 0..300, 40);
     rows(&folder.join("train/1.parquet"), 300..600, 40);
     rows(&folder.join("test/0.parquet"), 600..900, 60);
+}
+
+/// Writes `users.parquet` and `scenarios.parquet`: vectors of most users, and of the scenes, as `tandem knowledge` does.
+pub fn write_knowledge(folder: &Path) {
+    let vectors = |rows: u64, dim: u64, seed: u64| -> ArrayRef {
+        let vector = |row| Some((0..dim).map(move |i| Some(random::unit(seed, &[row, i]) as f32 - 0.4)));
+        Arc::new(ListArray::from_iter_primitive::<Float32Type, _, _>((0..rows).map(vector)))
+    };
+    let keys = |keys: std::ops::Range<i64>| -> ArrayRef { Arc::new(Int64Array::from_iter_values(keys)) };
+    let users = [("key", keys(-3..37)), ("vector", vectors(40, 5, 1))];
+    let scenes = [("key", keys(0..3)), ("vector", vectors(3, 4, 2)), ("user_mean", vectors(3, 5, 3))];
+    for (name, columns) in [("users.parquet", users.to_vec()), ("scenarios.parquet", scenes.to_vec())] {
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let mut writer = ArrowWriter::try_new(File::create(folder.join(name)).unwrap(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+    }
 }
 
 fn rows(path: &Path, rows: std::ops::Range<u64>, items: u64) {

@@ -48,16 +48,38 @@ tasks:
   - {name: buy, label: buy, pair: [user, item]}
 ";
 
-/// Features, tasks and model of a job with this architecture.
-fn job(kind: &str) -> (&'static str, &'static str, String) {
+/// Every feature, and vectors of users that a file gives.
+fn features_of_knowledge() -> String {
+    format!("{}  - {{name: known, kind: categorical, column: user, table: knowledge}}\n", log::FEATURES)
+}
+
+/// Features, tasks and model of a job on the log in `folder` with this architecture.
+fn job(kind: &str, folder: &Path) -> (String, &'static str, String) {
+    let every = || log::FEATURES.to_string();
     match kind {
-        "mf" => (PAIR_FEATURES, PAIRS, "{kind: mf}".to_string()),
+        "mf" => (PAIR_FEATURES.to_string(), PAIRS, "{kind: mf}".to_string()),
         // Chains of events, and what is made for them, are of binary tasks.
-        "aitm" | "esmm" | "mpt" => (log::FEATURES, BINARY, format!("{{kind: {kind}}}")),
-        "dtrn" => (BEHAVIOURS, log::TASKS, "{kind: dtrn, behaviours: [seen], target: item}".to_string()),
-        "pepnet" => (log::FEATURES, log::TASKS, "{kind: pepnet, domain: [city], personal: [user]}".to_string()),
-        _ => (log::FEATURES, log::TASKS, format!("{{kind: {kind}}}")),
+        "aitm" | "esmm" | "mpt" => (every(), BINARY, format!("{{kind: {kind}}}")),
+        "dtrn" => (BEHAVIOURS.to_string(), log::TASKS, "{kind: dtrn, behaviours: [seen], target: item}".to_string()),
+        "pepnet" => (every(), log::TASKS, "{kind: pepnet, domain: [city], personal: [user]}".to_string()),
+        "llm4msr" => {
+            let scenarios = folder.join("scenarios.parquet");
+            let options = format!("scenario_knowledge: {}, user_knowledge: known", scenarios.display());
+            (features_of_knowledge(), log::TASKS, format!("{{kind: llm4msr, {options}}}"))
+        }
+        _ => (every(), log::TASKS, format!("{{kind: {kind}}}")),
     }
+}
+
+/// Trains, exports and predicts in the folder `at`, which is made.
+fn bundle(log: &Path, at: &Path, (features, tasks, model): (&str, &str, &str)) {
+    std::fs::create_dir(at).unwrap();
+    let path = |name: &str| at.join(name).to_str().unwrap().to_string();
+    std::fs::write(path("job.yaml"), log::job(log, features, tasks, model)).unwrap();
+    tandem(&["train", &path("job.yaml"), "--run-dir", &path("run"), "--quiet"]);
+    tandem(&["export", &path("run"), "--out", &path("bundle"), "--self-contained"]);
+    let test = log.join("test").to_str().unwrap().to_string();
+    tandem(&["predict", &path("run"), "--data", &test, "--out", &path("predictions")]);
 }
 
 #[test]
@@ -65,22 +87,17 @@ fn every_architecture_gives_the_same_in_onnx_runtime() {
     let Some(python) = python(FOLDER) else { return };
     let folder = tempfile::tempdir().unwrap();
     log::write(folder.path());
+    log::write_knowledge(folder.path());
     let mut bundles: Vec<PathBuf> = Vec::new();
-    // llm4msr needs files of knowledge, which this log has none of. Bundles of stem, whose features have a table for each
-    // task, do not verify yet, and so are never published.
-    for kind in kinds().into_iter().filter(|kind| !["llm4msr", "stem"].contains(&kind.as_str())) {
-        let (features, tasks, model) = job(&kind);
-        let at = folder.path().join(&kind);
-        std::fs::create_dir(&at).unwrap();
-        let path = |name: &str| at.join(name).to_str().unwrap().to_string();
-        std::fs::write(path("job.yaml"), log::job(folder.path(), features, tasks, &model)).unwrap();
-        tandem(&["train", &path("job.yaml"), "--run-dir", &path("run"), "--quiet"]);
-        tandem(&["export", &path("run"), "--out", &path("bundle"), "--self-contained"]);
-        let test = folder.path().join("test").to_str().unwrap().to_string();
-        tandem(&["predict", &path("run"), "--data", &test, "--out", &path("predictions")]);
-        bundles.push(at);
+    for kind in kinds() {
+        let (features, tasks, model) = job(&kind, folder.path());
+        bundles.push(folder.path().join(&kind));
+        bundle(folder.path(), &folder.path().join(&kind), (&features, tasks, &model));
     }
-    assert!(bundles.len() >= 6, "{bundles:?}");
+    let own = folder.path().join("single_task_with_own_tables");
+    bundle(folder.path(), &own, (log::FEATURES, log::TASKS, "{kind: single_task, embeddings: own}"));
+    bundles.push(own);
+    assert!(bundles.len() > 17, "{bundles:?}");
     let output = run(Command::new(python).arg(Path::new(FOLDER).join("check_bundles.py")).args(&bundles));
     println!("{}", String::from_utf8_lossy(&output.unwrap_or_else(|error| panic!("{error}")).stdout));
 }

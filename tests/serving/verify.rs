@@ -114,10 +114,24 @@ fn a_model_with_its_tables_inside_gives_the_same() {
 }
 
 #[test]
+fn tables_of_each_task_are_served() {
+    for model in
+        ["{kind: single_task, embeddings: own, bottom: [8], tower: []}", "{kind: stem, expert: [8], tower: []}"]
+    {
+        let trained = Trained::new(log::FEATURES, log::TASKS, model);
+        trained.export("bundle", &["--self-contained"]);
+        let schema: Value =
+            serde_json::from_slice(&std::fs::read(trained.path("bundle/schema.json")).unwrap()).unwrap();
+        let pooled = schema["pooled"].as_array().unwrap().iter().filter(|part| part["feature"] == "city.buy").count();
+        assert_eq!(pooled, 1, "{schema}");
+    }
+}
+
+#[test]
 fn quantized_vectors_verify_and_say_what_they_cost() {
     let trained = trained();
     for dtype in ["int8", "fp16"] {
-        let output = trained.export(dtype, &["--quantize", dtype, "--json"]);
+        let output = trained.export(dtype, &["--quantize", dtype, "--json", "--tables", "redis,safetensors"]);
         let said: Value = serde_json::from_slice(&output.stdout).unwrap();
         let effects = said["quantized"].as_array().unwrap();
         let metrics: Vec<&str> = effects.iter().map(|effect| effect["metric"].as_str().unwrap()).collect();
@@ -137,7 +151,7 @@ fn quantized_vectors_verify_and_say_what_they_cost() {
         "--quantize",
         "int8",
         "--tables",
-        "redis",
+        "keyvalue",
     ]);
     assert!(code == Some(2) && error.contains("float32 only"), "{error}");
 }

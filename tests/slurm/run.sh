@@ -80,7 +80,11 @@ beyond() {
 trains() { until_true 60 "$1 does not go beyond step $2" beyond "$1" "$2"; }
 
 # No daemon of a job is left on the nodes.
-is_gone() { ! pgrep -f "^slurmstepd: \[$1\." >/dev/null; }
+is_gone() {
+    local number
+    number=$(scontrol show job "$1" | sed -n 's/^JobId=\([0-9]*\).*/\1/p')
+    ! pgrep -f "^slurmstepd: \[$number\." >/dev/null
+}
 
 # Slurm lets two minutes pass before a requeued job starts again, so that its first life has surely ended.
 starts_again() {
@@ -89,6 +93,9 @@ starts_again() {
     until_true 30 "job $1 is not released" scontrol update JobId="$1" StartTime=now
     until_true 60 "job $1 is not started again" is_state "$1" RUNNING
 }
+
+# A node that was down takes jobs again: by our word, or because its daemon has answered meanwhile.
+resumes() { scontrol update NodeName="$1" State=RESUME 2>/dev/null || sinfo -h -n "$1" -o %T | grep -qE '^(idle|mixed|allocated)$'; }
 
 # The same files, bit for bit, in the newest checkpoints of two runs.
 same() {
@@ -127,7 +134,7 @@ for launcher in srun mpirun; do
     starts_again "$job"
     trains "$run" 100
     scontrol update NodeName=n2 State=DOWN Reason=test
-    scontrol update NodeName=n2 State=RESUME
+    until_true 30 "node n2 does not come back" resumes n2
     starts_again "$job"
     ends "$job" COMPLETED
     same whole "$run"
@@ -155,9 +162,12 @@ job=$(submit train.sbatch log/job.yaml --run-dir cancelled "${short[@]}")
 ends "$job" COMPLETED
 same whole cancelled
 
-step "array"
-job=$(SEEDS="1 2" SBATCH=--array=0-1 submit array.sbatch log/job.yaml -- "${short[@]}" --set train.epochs=1)
+step "array, of which one element is stopped"
+job=$(SEEDS="1 2" SBATCH=--array=0-1 submit array.sbatch log/job.yaml -- "${short[@]}" --set train.epochs=2)
+trains runs/job-seed2 5
+scancel --batch --signal=USR1 "${job}_1"
 ends "${job}_0" COMPLETED
+starts_again "${job}_1"
 ends "${job}_1" COMPLETED
 for seed in 1 2; do
     grep -q "^seed: $seed" "runs/job-seed$seed/job.yaml" || fail "no run with seed $seed"

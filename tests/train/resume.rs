@@ -152,14 +152,14 @@ fn a_checkpoint_does_not_know_how_many_ranks_wrote_it() {
 /// Loads a checkpoint into `ranks` ranks and saves it from there.
 fn save_again(original: &Path, run_dir: &Path, ranks: usize) {
     let results = threads::run(ranks, QUIET, |comm| {
-        let trainable = Trained::load(&comm, original)?.trainable;
+        let mut trainable = Trained::load(&comm, original)?.trainable;
         let (dense, store) = (&trainable.dense, &trainable.store);
         let dense =
             DenseState { names: dense.moment_names().to_vec(), moments: dense.gather_moments(comm.as_ref(), store)? };
         let manifest = Manifest::read(original)?;
-        let embeddings = &trainable.embeddings;
-        let snapshot = Snapshot { manifest, store, dense: &dense, embeddings, only: None, row_classes: None };
-        checkpoint::save(comm.as_ref(), &CheckpointDir::of_run(run_dir), snapshot)
+        let embeddings = &mut trainable.embeddings;
+        let snapshot = Snapshot { manifest, store, dense, embeddings, only: None, row_classes: None };
+        checkpoint::begin(comm.as_ref(), &CheckpointDir::of_run(run_dir), snapshot)?.finish(comm.as_ref())
     });
     results.into_iter().for_each(|rank| rank.unwrap_or_else(|error| panic!("{error}")));
 }

@@ -48,7 +48,7 @@ pub fn parsed(text: &str) -> Result<(&str, u64)> {
 }
 
 /// The `count` rows of `table` that are nearest to the row `id` of the table `of`, the nearest first. Reads the
-/// checkpoint's files twice and holds one of them. A row is no neighbour of itself.
+/// checkpoint's files twice and holds some of them. A row is no neighbour of itself.
 ///
 /// # Errors
 /// Tables that are not there, of different dims, or without the row.

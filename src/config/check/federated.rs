@@ -25,6 +25,10 @@ pub(super) fn check(job: &Job) -> Result<()> {
     if !(0.0..=1.0).contains(&federated.share_init) {
         return Err(wrong("federated.share_init", "a share is a number from 0 to 1"));
     }
+    if job.checkpoint.copy_to.is_some() {
+        return Err(wrong("checkpoint.copy_to", "the checkpoints of a federation's clients are not copied")
+            .fix("leave it out, and copy the run folder when the run has ended"));
+    }
     parts(job, federated)?;
     federated.privacy.map_or(Ok(()), |privacy| check_privacy(federated, privacy))
 }

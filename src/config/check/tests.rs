@@ -275,3 +275,17 @@ fn a_bpr_task_has_its_defaults() {
     assert_eq!((checked.tasks[1].negatives, checked.tasks[1].ranked_at()), (None, &[5][..]));
     Checked::new(checked.into_job()).unwrap();
 }
+
+#[test]
+fn copies_go_where_they_can_be_written() {
+    for to in ["", "https://host/runs"] {
+        let to = format!("checkpoint: {{copy_to: \"{to}\"}}\ntables:");
+        assert_refused("tables:", &to, "checkpoint.copy_to", "cannot be written to");
+    }
+    assert_refused(
+        "tables:",
+        "checkpoint: {copy_to: s3://shop/x}\nfederated: {clients: [{name: a, root: a}, {name: b, root: b}]}\ntables:",
+        "checkpoint.copy_to",
+        "federation",
+    );
+}

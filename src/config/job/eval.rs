@@ -1,10 +1,11 @@
 //! `train.eval:`, when to evaluate, what is best and when to stop.
 
 use crate::config::Every;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `train.eval:`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Eval {
     /// `1 epoch`, `500 steps`.
@@ -28,7 +29,7 @@ impl Default for Eval {
 }
 
 /// Which metric of which task decides.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Best {
     /// `auc`, `gauc`, `logloss`, `rmse`, `recall@20`, …; default: `auc` if every task is binary, the longest recall of a
@@ -47,7 +48,7 @@ impl Default for Best {
 }
 
 /// `train.eval.stop:`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Stop {
     /// As in [`Best::metric`].

@@ -1,9 +1,10 @@
 //! `features:`, the input columns and what they become.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One entry of `features:`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Feature {
     /// Name of the feature, and of its column unless `column` says otherwise.
@@ -43,7 +44,7 @@ pub struct Feature {
 }
 
 /// Kinds of features.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FeatureKind {
     /// One number a row.
@@ -59,7 +60,7 @@ pub enum FeatureKind {
 }
 
 /// How the embedding rows of one feature of one row become one vector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Pooling {
     /// Their sum.
@@ -73,7 +74,7 @@ pub enum Pooling {
 }
 
 /// Transforms of numeric features. Statistics come from one pass over the training rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Transform {
     /// As it is.

@@ -1,11 +1,12 @@
 //! `federated:`: clients that train on their own rows and share some of their parameters, round by round.
 
 use super::Every;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
 
 /// `federated:`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Federated {
     /// How the clients' models become better by each other. Default `pf_msmtrec`.
@@ -67,7 +68,7 @@ impl Default for Federated {
 }
 
 /// `federated.method`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
     /// Nothing leaves a client.
@@ -87,7 +88,7 @@ pub enum Method {
 }
 
 /// One of `federated.clients:`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Client {
     /// Its name; its run folder is `RUN_DIR/clients/<name>`.
@@ -97,7 +98,7 @@ pub struct Client {
 }
 
 /// `federated.weights`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Weights {
     /// In proportion to training rows.
@@ -107,7 +108,7 @@ pub enum Weights {
 }
 
 /// `federated.batch_norm`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SharedNorm {
     /// Nothing.
@@ -119,7 +120,7 @@ pub enum SharedNorm {
 }
 
 /// A part of an expert's parameters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
     /// One and the same at all clients.
@@ -189,7 +190,7 @@ impl<'de> Deserialize<'de> for Share {
 }
 
 /// `federated.privacy:`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Privacy {
     /// What leaves a client in a round is shortened to this norm.

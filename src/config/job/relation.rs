@@ -1,9 +1,10 @@
 //! Tasks that are relations between two features of a row: what is drawn against a pair, and how it is ranked.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `tasks[].negatives:`, of a `bpr` task.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Negatives {
     /// Right-hand ids that are drawn for each pair. Default 1.
@@ -21,7 +22,7 @@ impl Default for Negatives {
 }
 
 /// `tasks[].ranking:`, full ranking of all right-hand ids for each left one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Ranking {
     /// Lengths k of recall@k and ndcg@k. Default `[10, 20]`; `[]` ranks nothing.

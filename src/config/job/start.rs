@@ -1,12 +1,14 @@
 //! `init_from:` and `freeze:`, where a run begins and what it leaves as it is.
 
+use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use std::fmt;
 
 /// `init_from:`: a checkpoint of another run, whose parameters and tables this one begins with. A path stands for
 /// `{checkpoint: PATH}`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[schemars(transform = crate::config::schema::path_or_mapping)]
 pub struct InitFrom {
     /// A checkpoint folder, or a run folder (its best checkpoint, else its newest).
     pub checkpoint: String,
@@ -15,7 +17,7 @@ pub struct InitFrom {
 }
 
 /// Whether the optimizers remember.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum InitOptimizer {
     /// They begin anew.
@@ -27,7 +29,7 @@ pub enum InitOptimizer {
 
 /// `freeze:`. Patterns (`*`, `?`, `[…]`) name parameters or tables; one with a `!` before it makes an exception, and the last
 /// that fits decides.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Freeze {
     /// Everything that `init_from` loads is frozen, but for the exceptions.

@@ -1,10 +1,11 @@
 //! `tables:`, the options of one embedding table.
 
 use crate::config::Component;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One entry of `tables:`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Table {
     /// Floats in a row.
@@ -25,7 +26,7 @@ pub struct Table {
 }
 
 /// `admission:`; an id that is not admitted reads as zeros and is not trained.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Admission {
     /// Admit once the id has been seen in this many training rows.
@@ -37,7 +38,7 @@ pub struct Admission {
 }
 
 /// `eviction:`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Eviction {
     /// At most this many rows in the table over all ranks, kept bucket by bucket.
@@ -52,7 +53,7 @@ pub struct Eviction {
 }
 
 /// Which rows a full table drops.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EvictionPolicy {
     /// Least recently used.

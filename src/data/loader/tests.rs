@@ -382,7 +382,7 @@ fn scanning_keeps_order_and_all_columns() {
             let mut count = 0;
             while let Some(rows) = scan.next().unwrap() {
                 assert_eq!((rows.input.num_rows(), rows.batch.slots.len()), (rows.batch.rows, rows.batch.rows));
-                assert_eq!(scan.arrow_schema(rows.row_group).unwrap(), rows.input.schema());
+                assert_eq!(rows.input.schema(), data.rows.schema());
                 ids.extend_from_slice(&rows.batch.ids[0].ids);
                 found.push(rows.input);
                 count += 1;

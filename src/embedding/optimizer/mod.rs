@@ -56,6 +56,11 @@ const KINDS: [(&str, Build); 5] = [
     ("ftrl", ftrl::build),
 ];
 
+/// Names of all sparse optimizers.
+pub fn kinds() -> Vec<&'static str> {
+    KINDS.map(|(kind, _)| kind).to_vec()
+}
+
 /// Builds the optimizer that `component` names. `key` is its place in the job (`optimizer.sparse`). The
 /// options are replaced by the resolved ones, with all defaults.
 ///

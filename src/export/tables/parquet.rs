@@ -1,5 +1,6 @@
 //! Tables as Parquet: `id` uint64, `vector` list of numbers; with int8 also `scale` float32.
 
+use super::quantized::{quantized, scale};
 use super::{Shape, Sink};
 use crate::error::{Error, Result};
 use crate::export::schema::Dtype;
@@ -78,16 +79,6 @@ impl Writer {
         let lists = ListArray::try_new(item, offsets, values, None);
         Ok(Arc::new(lists.map_err(|e| Error::internal(format!("vectors do not fit a column: {e}")))?))
     }
-}
-
-/// The step of a row's 8-bit integers: max |x| / 127.
-pub(super) fn scale(row: &[f32]) -> f32 {
-    row.iter().fold(0f32, |max, value| max.max(value.abs())) / 127.0
-}
-
-/// The integer of a number; 0 in a row of zeros.
-pub(super) fn quantized(value: f32, scale: f32) -> i8 {
-    if scale == 0.0 { 0 } else { (value / scale).round().clamp(-127.0, 127.0) as i8 }
 }
 
 impl Sink for Writer {

@@ -1,7 +1,10 @@
-//! Rows as Redis commands in its own protocol, which `redis-cli --pipe` takes as they are.
+//! Rows as Redis commands in its own protocol, which `redis-cli --pipe` takes as they are. A value is the row's numbers,
+//! little-endian; of int8 the row's scale, a float32, comes first.
 
+use super::quantized::{push_numbers, scale};
 use super::{Out, Shape, Sink};
 use crate::error::Result;
+use crate::export::schema::Dtype;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -9,26 +12,33 @@ pub struct Writer {
     out: Out,
     prefix: String,
     dim: usize,
-    command: Vec<u8>,
+    dtype: Dtype,
+    value: Vec<u8>,
 }
 
 impl Writer {
     pub fn create(path: PathBuf, shape: &Shape) -> Result<Self> {
         let prefix = format!("{}:{}:", shape.job, shape.table);
-        Ok(Self { out: Out::create(path)?, prefix, dim: shape.dim, command: Vec::new() })
+        Ok(Self { out: Out::create(path)?, prefix, dim: shape.dim, dtype: shape.dtype, value: Vec::new() })
     }
 }
 
 impl Sink for Writer {
     fn push(&mut self, ids: &[u64], vectors: &[f32]) -> Result<()> {
+        let mut command = Vec::new();
         for (id, vector) in ids.iter().zip(vectors.chunks_exact(self.dim)) {
+            self.value.clear();
+            if self.dtype == Dtype::Int8 {
+                self.value.extend(scale(vector).to_le_bytes());
+            }
+            push_numbers(self.dtype, vector, &mut self.value);
             let key = format!("{}{id}", self.prefix);
-            self.command.clear();
+            command.clear();
             // Writing to a vector cannot fail.
-            let _ = write!(self.command, "*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n${}\r\n", key.len(), 4 * self.dim);
-            vector.iter().for_each(|value| self.command.extend(value.to_le_bytes()));
-            self.command.extend(b"\r\n");
-            self.out.write(&self.command)?;
+            let _ = write!(command, "*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n${}\r\n", key.len(), self.value.len());
+            command.extend(&self.value);
+            command.extend(b"\r\n");
+            self.out.write(&command)?;
         }
         Ok(())
     }

@@ -68,7 +68,53 @@ fn quantized_numbers_are_as_near_as_their_step() {
         }
         assert_ne!(found.1, expected.1);
     }
-    assert_eq!((parquet::scale(&[0.0; 3]), parquet::quantized(0.0, 0.0)), (0.0, 0));
+    assert_eq!((quantized::scale(&[0.0; 3]), quantized::quantized(0.0, 0.0)), (0.0, 0));
+}
+
+#[test]
+fn every_format_that_can_holds_the_same_quantized_numbers() {
+    use Format::{Parquet, Redis, Safetensors};
+    for dtype in [Dtype::Fp16, Dtype::Int8] {
+        let dir = tempfile::tempdir().unwrap();
+        let files = write(dir.path(), 5, dtype, &[Parquet, Safetensors, Redis]);
+        let bytes = |format: &str| std::fs::read(dir.path().join(&files[format])).unwrap();
+        let (ids, vectors) = rows(5);
+        let stored = as_stored(dtype, DIM, &vectors);
+        assert_eq!(read(&dir.path().join(&files["parquet"])), (ids.clone(), stored.clone()));
+        // As their readers get them: numbers, and a scale before those of int8.
+        let halves = |bytes: &[u8]| -> Vec<f32> {
+            bytes.chunks(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+        };
+        let integers =
+            |scale: f32, bytes: &[u8]| bytes.iter().map(|&b| f32::from(b as i8) * scale).collect::<Vec<f32>>();
+
+        let content = bytes("safetensors");
+        let tensors = ::safetensors::SafeTensors::deserialize(&content).unwrap();
+        assert_eq!(tensors.tensor("ids").unwrap().data(), bytemuck::cast_slice::<u64, u8>(&ids));
+        let numbers = tensors.tensor("vectors").unwrap();
+        assert_eq!(numbers.shape(), [5, DIM]);
+        let found = match dtype {
+            Dtype::Int8 => {
+                let scales: Vec<f32> = bytemuck::pod_collect_to_vec(tensors.tensor("scales").unwrap().data());
+                numbers.data().chunks(DIM).zip(scales).flat_map(|(row, scale)| integers(scale, row)).collect()
+            }
+            _ => halves(numbers.data()),
+        };
+        assert_eq!(found, stored);
+
+        let commands = bytes("redis");
+        let value = match dtype {
+            Dtype::Int8 => 4 + DIM,
+            _ => 2 * DIM,
+        };
+        let last = &commands[commands.len() - 2 - value..commands.len() - 2];
+        assert_eq!(commands[commands.len() - 4 - value - 1..][..3], format!("{value}\r\n").as_bytes()[..3]);
+        let found = match dtype {
+            Dtype::Int8 => integers(f32::from_le_bytes(last[..4].try_into().unwrap()), &last[4..]),
+            _ => halves(last),
+        };
+        assert_eq!(found, stored[4 * DIM..]);
+    }
 }
 
 #[test]
@@ -78,8 +124,8 @@ fn a_missing_row_and_a_format_that_cannot_are_errors() {
     let error = TableWriter::create(dir.path(), shape.clone(), &[]).unwrap().finish().unwrap_err().to_string();
     assert!(error.contains("0 rows instead of 2"), "{error}");
     let quantized = Shape { dtype: Dtype::Int8, ..shape };
-    let error = TableWriter::create(dir.path(), quantized, &[Format::Redis]).err().unwrap().to_string();
-    assert!(error.contains("`redis` holds float32 only"), "{error}");
+    let error = TableWriter::create(dir.path(), quantized, &[Format::Keyvalue]).err().unwrap().to_string();
+    assert!(error.contains("`keyvalue` holds float32 only") && error.contains("`safetensors` or `redis`"), "{error}");
 }
 
 #[test]

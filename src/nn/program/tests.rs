@@ -95,6 +95,43 @@ fn rows_by_scenario_describe_themselves() {
 }
 
 #[test]
+fn what_scenarios_share_describes_itself() {
+    let (mut store, scenarios) = (ParamStore::new(1), [2, 0, 3, 1, 0, 3]);
+    let shared = store.builder().param("shared", &[4], Init::Normal(1.0)).unwrap();
+    let own = store.builder().param("own", &[3, 4], Init::Normal(1.0)).unwrap();
+    let x = [random(&[6, 4], 1)];
+    let checked = |joined: &dyn Fn(&Context) -> crate::Result<Tensor>| {
+        check_description_by_scenario(&x, &scenarios, &store, |t, scenarios, at| {
+            add(&at.graph, &t[0], &by_scenario(&joined(at)?, scenarios, at)?)
+        });
+    };
+    checked(&|at| join_shared(&shared, &own, Join::Factors, at));
+    checked(&|at| join_shared(&shared, &own, Join::Terms, at));
+    checked(&|at| with_mean_row(&own, at));
+}
+
+#[test]
+fn partitioned_norm_describes_itself() {
+    let (mut store, scenarios) = (ParamStore::new(1), [2, 0, 3, 1, 0, 3]);
+    let norm = PartitionedNorm::new(store.builder(), 4, 3).unwrap();
+    for index in 0..store.names().len() {
+        let len = store.vars()[index].elem_count();
+        let values: Vec<f32> = random(&[len], index as u64).to_vec1().unwrap();
+        store.load(index, &values).unwrap();
+    }
+    let x = [random(&[6, 4], 9)];
+    let check = || {
+        check_description_by_scenario(&x, &scenarios, &store, |t, scenarios, at| norm.forward(&t[0], scenarios, at));
+    };
+    check();
+    // Moments of scenarios 0 and 3 ("other") and of the whole batch; 1 and 2 have none of their own.
+    for _ in 0..3 {
+        norm.forward(&random(&[6, 4], 8), &[0, 3, 0, 3, 0, 1].into(), &context(true, 6)).unwrap();
+    }
+    check();
+}
+
+#[test]
 fn pairs_and_attention_describe_themselves() {
     let store = ParamStore::new(1);
     let sides = Sides { left: 1, right: 4, width: 3 };

@@ -60,7 +60,19 @@ fn output(tensors: &[Tensor], rows: std::ops::Range<usize>) -> Output {
 }
 
 fn losses(comm: &dyn Communicator, tensors: &[Tensor], rows: std::ops::Range<usize>) -> Losses {
-    compute(comm, &tasks(), &output(tensors, rows.clone()), &batch(rows), false).unwrap()
+    compute(comm, &tasks(), &output(tensors, rows.clone()), &batch(rows), Asks::default()).unwrap()
+}
+
+#[test]
+fn what_one_rank_asks_for_is_asked_by_all() {
+    for (stop, wait) in [(None, None), (Some(0), None), (None, Some(1)), (Some(1), Some(0))] {
+        let found = threads::ranks(2, |comm| {
+            let mine = |rank: Option<usize>| rank == Some(comm.rank());
+            let asks = Asks { stop: mine(stop), wait: mine(wait) };
+            compute(comm, &tasks(), &output(&tensors(), 0..ROWS), &batch(0..ROWS), asks).unwrap().asks
+        });
+        assert_eq!(found, [Asks { stop: stop.is_some(), wait: wait.is_some() }; 2]);
+    }
 }
 
 /// Binary cross-entropy of a task's labelled rows of the whole batch, written out.
@@ -147,7 +159,7 @@ fn a_term_that_is_not_finite_names_its_task_and_one_of_another_shape_is_refused(
     let with = |term: Term| {
         let output = Output { terms: vec![term], ..Output::new(tensors()[..3].to_vec(), Vec::new()) };
         let results = threads::ranks(1, |comm| {
-            let losses = compute(comm, &tasks(), &output, &batch(0..ROWS), false);
+            let losses = compute(comm, &tasks(), &output, &batch(0..ROWS), Asks::default());
             losses.map(|losses| (losses.finite, losses.bad)).map_err(|error| error.to_string())
         });
         results.into_iter().next().unwrap()

@@ -8,7 +8,7 @@
 //! ```
 
 use super::{Finding, rows};
-use crate::checkpoint::{CheckpointDir, write_synced};
+use crate::checkpoint::{CheckpointDir, Disk};
 use crate::comm::{Comm, collectives};
 use crate::data::batch::Batch;
 use crate::data::plan::Plan;
@@ -41,7 +41,7 @@ pub struct Record {
 /// What is recorded.
 pub struct Recorded<'a> {
     /// Everything that is trained, as before the step.
-    pub trainable: &'a Trainable,
+    pub trainable: &'a mut Trainable,
     /// What its checkpoint says.
     pub context: Context<'a>,
     /// This rank's rows.
@@ -63,7 +63,7 @@ pub fn write(comm: &Comm, run_dir: &Path, recorded: Recorded) -> Result<PathBuf>
     };
     collectives::agree(comm.as_ref(), cleared)?;
     let ids = ids_by_table(comm, trainable, batch)?;
-    persist::save(comm.as_ref(), &dir, trainable, context, Some(&ids))?;
+    persist::save(comm.as_ref(), &dir, trainable, context, Some(ids))?.finish(comm.as_ref())?;
     let classes = trainable.row_classes.as_ref().map(|classes| classes.of(batch));
     let names = rows::Names { tasks: &trainable.tasks, dense: &trainable.dense_names };
     let written = rows::write(&rows::path(&folder, comm.rank()), batch, plan, classes.as_deref(), names);
@@ -89,5 +89,5 @@ fn ids_by_table(comm: &Comm, trainable: &Trainable, batch: &Batch) -> Result<Vec
 
 fn finish(folder: &Path, record: &Record) -> Result<()> {
     let text = serde_json::to_vec_pretty(record).map_err(|e| Error::internal(format!("a finding: {e}")))?;
-    write_synced(&folder.join(FILE), &text)
+    Disk::default().write(&folder.join(FILE), &[&text])
 }

@@ -7,7 +7,7 @@ use crate::comm::Comm;
 use crate::error::{Error, Result};
 use crate::observe::Stages;
 use crate::train::row_classes::RowClasses;
-use crate::train::step::{Clock, StepInput, Stepped};
+use crate::train::step::{Asks, Clock, StepInput, Stepped};
 use crate::train::trained::Trained;
 use std::path::Path;
 
@@ -41,7 +41,7 @@ pub fn replay(comm: &Comm, folder: &Path) -> Result<Replayed> {
     }
     let Record { step, steps_per_epoch, total_steps, finding, .. } = record;
     let clock = Clock { step, steps_per_epoch, total_steps };
-    let input = StepInput { batch: &batch, plan: &plan, clock, lr_factor: 1.0, stop: false, looks: false };
+    let input = StepInput { batch: &batch, plan: &plan, clock, lr_factor: 1.0, asks: Asks::default(), looks: false };
     let now = match trainable.step(comm, &input, &Stages::start())? {
         Stepped::Taken(_) => None,
         Stepped::Refused(refused) => Some(refused.finding),

@@ -77,7 +77,7 @@ impl Run {
                     }
                 }
                 local.steps += 1;
-                local.stopped = took.stop && local.steps < steps;
+                local.stopped = took.asks.stop && local.steps < steps;
             }
         }
         local.losses = sums.iter().map(|&(sum, count)| sum / count.max(1) as f64).collect();
@@ -108,10 +108,11 @@ impl Run {
         Ok(self.test(&mut Unheard)?.map(|report| report.tasks))
     }
 
-    /// Saves a checkpoint that says `progress`. Collective.
+    /// Saves a checkpoint that says `progress`, and waits until it is there. Collective.
     pub fn save_as(&mut self, progress: Progress) -> Result<()> {
         self.progress = progress;
-        self.save(&mut Unheard)
+        self.save(&mut Unheard)?;
+        self.finish_saving(&mut Unheard)
     }
 
     /// What the last checkpoint says of the evaluations so far.

@@ -2,7 +2,7 @@
 
 use super::Run;
 use crate::balance::conflict::Conflict;
-use crate::checkpoint::{self, CheckpointDir, Manifest, Progress};
+use crate::checkpoint::{CheckpointDir, Manifest, Mirror, Progress};
 use crate::comm::{Comm, collectives};
 use crate::config::Checked;
 use crate::config::job::Job;
@@ -40,9 +40,12 @@ impl Run {
         let dir = CheckpointDir::of_run(run_dir);
         let recovered = if comm.rank() == 0 { dir.recover() } else { Ok(()) };
         collectives::agree(comm.as_ref(), recovered)?;
-        if let (Some(from), Begin::Newest) = (&job.checkpoint.copy_to, begin) {
-            checkpoint::pull(comm.as_ref(), store.as_ref(), &dir, from)?;
-        }
+        let mirror = job.checkpoint.copy_to.as_deref().map(Mirror::new);
+        let uncopied = match (&mirror, begin) {
+            (Some(mirror), Begin::Newest) => mirror.pull(comm.as_ref(), &dir)?,
+            (Some(mirror), _) => mirror.check_free(comm.as_ref()).map(|()| None)?,
+            (None, _) => None,
+        };
         let newest = collectives::agree(comm.as_ref(), starting_point(&dir, begin))?;
         let manifest =
             newest.as_deref().map(|path| collectives::agree(comm.as_ref(), Manifest::read(path))).transpose()?;
@@ -108,14 +111,16 @@ impl Run {
             best,
             stop,
             saved: None,
+            saving: None,
+            mirror,
+            uncopied,
+            copying: None,
             refused_in_a_row: 0,
             begun_with,
             labelled: vec![false; job.tasks.len()],
             conflict: Conflict::default(),
             total_steps: total_steps(&job, layout.steps()),
             run_dir: run_dir.to_path_buf(),
-            store,
-            owes_copy: false,
             step: 0,
             cursor: Cursor::default(),
             progress: Progress::default(),

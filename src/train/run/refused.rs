@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::observe::Stage;
 use crate::train::events::{Notice, Observer, Skipped};
 use crate::train::non_finite::{self, Record, Recorded, Refused};
+use crate::train::persist;
 use crate::train::step::Clock;
 use std::path::PathBuf;
 
@@ -48,17 +49,15 @@ impl Run {
 
     /// Writes down what is needed to take the step again, as far as that can be written: the finding is worth more than
     /// its record.
-    fn record(&self, refused: &Refused, batch: &Batch, clock: Clock) -> Option<PathBuf> {
+    fn record(&mut self, refused: &Refused, batch: &Batch, clock: Clock) -> Option<PathBuf> {
         let Clock { step, steps_per_epoch, total_steps } = clock;
-        let (ranks, finding) = (self.comm.size(), refused.finding.clone());
-        let recorded = Recorded {
-            trainable: &self.trainable,
-            context: self.saved_context(),
-            batch,
-            plan: &self.train.plan,
-            record: Record { step, steps_per_epoch, total_steps, ranks, finding },
-        };
-        let written = self.stages.time(Stage::Checkpoint, || non_finite::write(&self.comm, &self.run_dir, recorded));
+        let position = self.position();
+        let Self { comm, trainable, job, statistics, train, run_dir, stages, .. } = self;
+        let context = persist::Context { job, statistics, data: train.fingerprint(), position };
+        let record =
+            Record { step, steps_per_epoch, total_steps, ranks: comm.size(), finding: refused.finding.clone() };
+        let recorded = Recorded { trainable, context, batch, plan: &train.plan, record };
+        let written = stages.time(Stage::Checkpoint, || non_finite::write(comm, run_dir, recorded));
         written.map_err(|error| self.warn_of_no_record(&error)).ok()
     }
 

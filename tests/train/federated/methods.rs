@@ -91,17 +91,18 @@ fn dittos_pull_keeps_each_own_model_near_to_what_the_shared_one_was() {
     let place = place();
     // In the first round all models begin as one. With momentum a parameter would swing past what pulls it; with batch norm
     // over 16 rows a layer's gradient moves by more than the pull when the layers above it have moved less.
-    let parameters = |name: &str, lr_and_mu: [&str; 2]| -> Vec<Vec<(String, Vec<f32>)>> {
+    let parameters = |name: &str, lr_and_mu: [&str; 2]| -> Vec<Vec<f32>> {
         let fixed = ["federated.method=ditto", "federated.rounds=1", "optimizer.dense.momentum=0", "model.norm=none"];
         let ends = end_of(&place, name, &[fixed.as_slice(), lr_and_mu.as_slice()].concat());
-        ends.iter().map(|end| only(end, |name| !name.starts_with("buffers."))).collect()
+        let all =
+            |end| only(end, |name| !name.starts_with("buffers.")).into_iter().flat_map(|(_, values)| values).collect();
+        ends.iter().map(all).collect()
     };
     let start = parameters("start", ["optimizer.dense.lr=1.0e-12", "federated.mu=0"]);
     let distances = |mu: &str| -> Vec<f64> {
         let ends = parameters(mu, ["optimizer.dense.lr=0.05", mu]);
-        let distance = |(end, start): (&Vec<(String, Vec<f32>)>, &Vec<(String, Vec<f32>)>)| {
-            let pairs = end.iter().zip(start).flat_map(|((_, end), (_, start))| end.iter().zip(start));
-            pairs.map(|(end, start)| f64::from(end - start).powi(2)).sum::<f64>().sqrt()
+        let distance = |(end, start): (&Vec<f32>, &Vec<f32>)| {
+            end.iter().zip(start).map(|(end, start)| f64::from(end - start).powi(2)).sum::<f64>().sqrt()
         };
         ends.iter().zip(&start).map(distance).collect()
     };
