@@ -118,8 +118,10 @@ fn rows_are_read_in_one_request_a_row_group() {
     let server = with_large_log(20_000, 7_000);
     let sample = sample(&server, &[]).unwrap();
     assert_eq!((sample.decoded, sample.errors.len()), (20_000, 0));
+    // Threads that open a file at the same time each read its end, which is the last 64 KiB.
     let requests = server.requests();
-    assert!(requests.len() <= 1 + 3, "one to open it and one a row group: {requests:#?}");
+    let of_rows = requests.iter().filter(|request| !request.ends_with(" -65536"));
+    assert_eq!(of_rows.count(), 3, "one a row group: {requests:#?}");
 }
 
 #[test]
@@ -127,7 +129,7 @@ fn rows_come_through_faults() {
     let server = with_large_log(20_000, 7_000);
     let sample = sample(&server, &[Fault::Busy, Fault::None, Fault::Truncated, Fault::Broken]).unwrap();
     assert_eq!((sample.decoded, sample.errors.len()), (20_000, 0));
-    assert!(server.requests().len() > 1 + 3, "there were faults");
+    assert!(server.requests().len() >= 1 + 3 + 3, "there were faults");
 }
 
 #[test]

@@ -62,7 +62,7 @@ impl S3 {
     /// Puts a file into the bucket, as any client does.
     fn put(&self, key: &str, path: &Path) {
         let url = format!("http://127.0.0.1:{}/shop/{key}", self.port);
-        let script = "import sys, urllib.request as u; u.urlopen(u.Request(sys.argv[1], data=open(sys.argv[2], 'rb').read(), method='PUT'))";
+        let script = "import sys, urllib.request as u; u.urlopen(u.Request(sys.argv[1], data=open(sys.argv[2], 'rb').read(), method='PUT', headers={'Content-Type': 'application/octet-stream'}))";
         run(Command::new("python3").args(["-c", script, &url]).arg(path)).unwrap_or_else(|error| panic!("{error}"));
     }
 
