@@ -14,11 +14,12 @@ use crate::error::{Error, Result};
 use crate::pulse;
 use blob::RemoteBlob;
 pub use build::Limits;
+use build::Tries;
 use bytes::Bytes;
-use failure::failed;
+use failure::{failed, reason};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path as Key;
-use object_store::{Error as Refusal, ObjectStore, ObjectStoreExt, WriteMultipart};
+use object_store::{Error as Refusal, ObjectMeta, ObjectStore, ObjectStoreExt, WriteMultipart};
 use place::{Place, shown};
 use std::collections::HashMap;
 use std::fs::File;
@@ -72,6 +73,17 @@ impl Remote {
         let store = build::build(place, self.limits).map_err(|e| failed("opening the store", &place.root(), &e))?;
         stores.insert(place.root(), store.clone());
         Ok(store)
+    }
+}
+
+/// All objects below `folder`.
+async fn list_all(store: &dyn ObjectStore, folder: &Key, limits: Limits) -> object_store::Result<Vec<ObjectMeta>> {
+    let mut tries = Tries::begin(limits);
+    loop {
+        match store.list(Some(folder)).try_collect().await {
+            Err(e) if reason(&e).contains("response body") => tries.again(&reason(&e)).await?,
+            listed => return listed,
+        }
     }
 }
 
@@ -166,7 +178,7 @@ impl Depot for Remote {
                 .at("path", shown(folder))
                 .fix("name the folder of one checkpoint or bundle, or one file"));
         }
-        let listed = self.wait(store.list(Some(&key)).try_collect::<Vec<_>>());
+        let listed = self.wait(list_all(store.as_ref(), &key, self.limits));
         let listed = listed.map_err(|e| failed("listing", folder, &e))?;
         let mut files: Vec<FileInfo> =
             listed.into_iter().map(|meta| FileInfo { path: place.url(&meta.location), bytes: meta.size }).collect();

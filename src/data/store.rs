@@ -5,6 +5,7 @@
 
 use super::windows::Windows;
 use crate::error::{Error, Result};
+use crate::pulse;
 use bytes::Bytes;
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
@@ -183,6 +184,7 @@ impl Store for Local {
     }
 
     fn open(&self, path: &str) -> Result<Arc<dyn Blob>> {
+        let _touch = pulse::touch(path, None);
         let path = Path::new(path);
         let open = || -> std::io::Result<LocalBlob> {
             let file = fs::File::open(path)?;

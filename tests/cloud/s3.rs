@@ -4,7 +4,7 @@
 use crate::common::job::Workplace;
 use crate::common::{mpirun_command, text_of};
 use crate::python::{python, run};
-use crate::server::Server;
+use crate::server::{Fault, Server};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -171,7 +171,10 @@ fn commands_read_addresses() {
     assert!(stdout(&["inspect", "s3://shop/runs/y", "--json"]).contains("\"step\":2"));
     let differs = stdout(&["inspect", "s3://shop/runs/y", "--diff", &dir("run"), "--json"]);
     assert!(differs.contains("\"changed\":0"), "{differs}");
+    // The listing breaks off twice.
+    s3.front.fail(&[Fault::None, Fault::Truncated, Fault::Truncated]);
     assert!(stdout(&["inspect", "s3://shop/log/train"]).contains("log         2 files"));
+    s3.front.fail_every(11);
     assert!(stdout(&["inspect", "s3://shop/log/*/a.parquet"]).contains("log         2 files"));
     assert!(stdout(&["new", "s3://shop/log/train", "--label", "click"]).contains("s3://shop/log/train"));
     let doctor = |to: &str| {

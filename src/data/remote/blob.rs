@@ -1,16 +1,15 @@
 //! A file in a store, read by range.
 
 use super::super::store::{Blob, NOT_FETCHED};
-use super::Limits;
-use super::failure::reason;
+use super::build::{Limits, Tries};
+use super::failure::{broke_off, reason};
 use bytes::Bytes;
 use object_store::path::Path as Key;
 use object_store::{
-    Error as Refusal, GetOptions, GetRange, OBJECT_STORE_COALESCE_DEFAULT, ObjectStore, ObjectStoreExt,
+    Error as Refusal, GetOptions, GetRange, OBJECT_STORE_COALESCE_DEFAULT, ObjectMeta, ObjectStore, ObjectStoreExt,
 };
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
 /// Read of the end of a file when it is opened: most footers fit.
@@ -106,29 +105,24 @@ impl Object {
         Ok((meta.size, tail))
     }
 
-    /// The bytes of a range, all of them. `object_store` tries again itself, but not a body that broke off where
-    /// the server names no tag.
-    async fn get(&self, range: GetRange) -> object_store::Result<(object_store::ObjectMeta, Bytes)> {
-        let Limits { retries, retry_s, backoff_s, .. } = self.limits;
-        let (began, mut tries) = (Instant::now(), 1);
+    /// The bytes of a range, all of them. A body that broke off is asked for again: by `object_store`, where the server
+    /// names a tag, else here.
+    async fn get(&self, range: GetRange) -> object_store::Result<(ObjectMeta, Bytes)> {
+        let mut tries = Tries::begin(self.limits);
         loop {
             let options =
                 GetOptions { range: Some(range.clone()), if_match: self.tag.clone(), ..GetOptions::default() };
             let found = self.store.get_opts(&self.key, options).await?;
-            let (meta, length, tried) =
-                (found.meta.clone(), found.range.end - found.range.start, found.meta.e_tag.is_some());
+            let (meta, length) = (found.meta.clone(), found.range.end - found.range.start);
             let broken = match found.bytes().await {
                 Ok(bytes) if bytes.len() as u64 == length => return Ok((meta, bytes)),
                 Ok(bytes) => format!("{} of {length} bytes came", bytes.len()),
                 Err(e) => reason(&e),
             };
-            if tried || tries > retries || began.elapsed().as_secs_f64() > retry_s {
-                let asked = if tried { retries + 1 } else { tries };
-                let what = format!("the answer broke off, asked up to {asked} times: {broken}");
-                return Err(Refusal::Generic { store: "store", source: what.into() });
+            match meta.e_tag {
+                Some(_) => return Err(broke_off(self.limits.retries + 1, &broken)),
+                None => tries.again(&broken).await?,
             }
-            tokio::time::sleep(Duration::from_secs_f64(backoff_s * f64::from(1u32 << tries.min(8)))).await;
-            tries += 1;
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The client of a bucket or host.
 
+use super::failure::broke_off;
 use super::place::Place;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
@@ -7,7 +8,7 @@ use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::http::HttpBuilder;
 use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a request is waited for, and how often it is tried again.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -48,6 +49,31 @@ impl Limits {
             (ClientConfigKey::ReadTimeout, seconds(self.read_s)),
             (ClientConfigKey::Timeout, seconds(self.request_s)),
         ]
+    }
+}
+
+/// Tries of a request whose answers break off, which `object_store` does not all make itself.
+pub struct Tries {
+    limits: Limits,
+    began: Instant,
+    made: usize,
+}
+
+impl Tries {
+    /// The first one begins.
+    pub fn begin(limits: Limits) -> Self {
+        Self { limits, began: Instant::now(), made: 1 }
+    }
+
+    /// Waits for the next one, or gives up: `broken` is what came of the last.
+    pub async fn again(&mut self, broken: &str) -> object_store::Result<()> {
+        let Limits { retries, retry_s, backoff_s, .. } = self.limits;
+        if self.made > retries || self.began.elapsed().as_secs_f64() > retry_s {
+            return Err(broke_off(self.made, broken));
+        }
+        tokio::time::sleep(Duration::from_secs_f64(backoff_s * self.made as f64)).await;
+        self.made += 1;
+        Ok(())
     }
 }
 

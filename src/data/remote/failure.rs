@@ -23,6 +23,12 @@ pub fn failed(doing: &str, url: &str, refusal: &Refusal) -> Error {
     })
 }
 
+/// The refusal of an answer whose body broke off, as often as it was asked for.
+pub fn broke_off(tries: usize, broken: &str) -> Refusal {
+    let what = format!("the answer broke off, asked up to {tries} times: {broken}");
+    Refusal::Generic { store: "store", source: what.into() }
+}
+
 /// The causes of a refusal in one line: without the bodies of answers, and without what may be secret in addresses.
 pub fn reason(refusal: &Refusal) -> String {
     let mut causes = vec![refusal.to_string()];
