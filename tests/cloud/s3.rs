@@ -242,7 +242,7 @@ fn the_documented_commands_run() {
     let Some(s3) = S3::start() else { return };
     let (place, _) = s3.with_log();
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/object-stores.md")).unwrap();
-    let block = page.split("```sh norun\n").nth(1).and_then(|rest| rest.split("```").next()).expect("commands");
+    let block = page.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).expect("commands");
     let bin = Path::new(env!("CARGO_BIN_EXE_tandem")).parent().unwrap();
     let mut command = Command::new("bash");
     command.args(["-euo", "pipefail", "-c", block]).current_dir(place.path(""));
