@@ -8,6 +8,10 @@ use crate::error::Result;
 /// Checks `federated:`, if there is one.
 pub(super) fn check(job: &Job) -> Result<()> {
     let Some(federated) = &job.federated else { return Ok(()) };
+    if !job.reproducible.is_off() {
+        return Err(wrong("reproducible", "clients are not trained on virtual ranks")
+            .fix("leave it out: with a rank or less for each client, the number of ranks changes no bit anyway"));
+    }
     clients(federated)?;
     if federated.clients.is_empty() && job.data.scenario.is_none() {
         return Err(wrong("federated.clients", "there are no clients")
