@@ -126,6 +126,8 @@ mod tests {
             let error = load(&format!("{{{clients}{more}}}")).unwrap_err();
             assert_eq!(error.place("key"), Some(key), "{more}: {error}");
         }
+        let error = load(&format!("{{{two}}}\nreproducible: true")).unwrap_err();
+        assert_eq!(error.place("key"), Some("reproducible"), "{error}");
     }
 
     #[test]
