@@ -1,7 +1,8 @@
-//! How the time of a step and its traffic grow: with the rows of a table, the tasks, the ranks, the length of sequences.
+//! How the time of a step and its traffic grow: with the rows of a table, the tasks, the ranks, the length of sequences, and
+//! with `reproducible`.
 //!
 //! ```text
-//! cargo bench --bench growth [-- tables|tasks|ranks|lengths]...
+//! cargo bench --bench growth [-- tables|tasks|ranks|lengths|reproducible]...
 //! ```
 //!
 //! Steps of 4096 rows are taken on batches that are made in memory, so nothing is decoded: 13 numbers, 26 ids with rows
@@ -15,6 +16,7 @@ mod lengths;
 mod plot;
 mod rank;
 mod ranks;
+mod reproducible;
 mod tables;
 mod tasks;
 
@@ -23,8 +25,13 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 type Part = fn(&rank::Log) -> anyhow::Result<()>;
 
-const PARTS: [(&str, Part); 4] =
-    [("tables", tables::run), ("tasks", tasks::run), ("ranks", ranks::run), ("lengths", lengths::run)];
+const PARTS: [(&str, Part); 5] = [
+    ("tables", tables::run),
+    ("tasks", tasks::run),
+    ("ranks", ranks::run),
+    ("lengths", lengths::run),
+    ("reproducible", reproducible::run),
+];
 
 fn main() -> anyhow::Result<()> {
     // SAFETY: no other thread has been started yet.

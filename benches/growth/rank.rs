@@ -60,16 +60,21 @@ pub struct Shape {
     pub list: Option<(usize, &'static str)>,
     /// Lanes of the job, so that many ranks can have one each.
     pub lanes: Option<usize>,
+    /// `reproducible` of the job.
+    pub reproducible: &'static str,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { tasks: 3, balance: "uniform", wire: "f32", one_table: false, list: None, lanes: None }
+        let (balance, wire, reproducible) = ("uniform", "f32", "false");
+        Self { tasks: 3, balance, wire, one_table: false, list: None, lanes: None, reproducible }
     }
 }
 
 impl Shape {
-    fn job(&self, folder: &Path) -> anyhow::Result<Checked> {
+    /// The job, on this log.
+    pub fn job(&self, log: &Log) -> anyhow::Result<Checked> {
+        let folder = log.0.path();
         let mut text = format!("name: growth\ndata: {{train: {}/log/train}}\nfeatures:\n", folder.display());
         for i in 0..NUMERIC {
             writeln!(text, "  - {{name: n{i}, kind: numeric, transform: none}}")?;
@@ -93,8 +98,8 @@ impl Shape {
         write!(
             text,
             "model: {{kind: mmoe, experts: 4, expert: [256, 128], tower: [64]}}\n\
-             balance: {{kind: {}}}\nwire: {}\ntrain: {{global_batch: {GLOBAL_BATCH}}}\n",
-            self.balance, self.wire
+             balance: {{kind: {}}}\nwire: {}\nreproducible: {}\ntrain: {{global_batch: {GLOBAL_BATCH}}}\n",
+            self.balance, self.wire, self.reproducible
         )?;
         Ok(config::from_text(&text, Path::new("growth.yaml"), &[])?.job)
     }
@@ -153,12 +158,11 @@ pub struct Rank {
 
 impl Rank {
     pub fn new(comm: &Comm, log: &Log, shape: &Shape) -> anyhow::Result<Self> {
-        let folder = log.0.path();
-        let job = shape.job(folder)?;
+        let job = shape.job(log)?;
         let store: Arc<dyn Store> = Arc::new(Local);
         let data = Dataset::open(comm, &store, &job, Some(&job.data.train), Purpose::Train)?;
         let plan = data.map(|data| (*data.plan).clone()).unwrap_or_default();
-        let run = Run::prepare(comm.clone(), job, store, &folder.join("run"), false)?;
+        let run = Run::prepare(comm.clone(), job, store, &log.0.path().join("run"), false)?;
         Ok(Self { comm: comm.clone(), run, plan, steps: 0 })
     }
 

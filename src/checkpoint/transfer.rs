@@ -9,6 +9,7 @@ use serde::Deserialize;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of a file that are fetched at a time.
 const WINDOW: usize = 32 << 20;
@@ -53,7 +54,10 @@ pub fn fetch(store: &dyn Depot, from: &str, to: &Path) -> Result<()> {
         |what: String| Error::checkpoint(what).at("path", from).fix("use another one, or copy it there again");
     let listed: Listed =
         serde_json::from_slice(&manifest).map_err(|e| damaged(format!("the manifest is damaged: {e}")))?;
-    let partial = to.with_extension(format!("{}.partial", std::process::id()));
+    // Ranks may be processes or threads.
+    static FETCHES: AtomicU64 = AtomicU64::new(0);
+    let number = FETCHES.fetch_add(1, Ordering::Relaxed);
+    let partial = to.with_extension(format!("{}-{number}.partial", std::process::id()));
     let fetched = listed.files.iter().try_for_each(|Entry { name, bytes }| {
         // The names are the store's: none may lead out of the folder.
         if name.contains(['\\', '\0']) || name.split('/').any(|part| matches!(part, "" | "." | "..")) {
@@ -114,7 +118,7 @@ mod tests {
     use crate::data::store::{FileInfo, Store};
     use std::path::PathBuf;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     /// The file system, of which the writes from the n-th on fail.
     struct Failing {

@@ -2,7 +2,7 @@
 
 use super::{EXIT_STOPPED, Voice};
 use crate::comm::{Comm, collectives, launch, same};
-use crate::config::{self, Loaded};
+use crate::config::{self, Checked, Loaded};
 use crate::data::everywhere::Everywhere;
 use crate::data::store::refuse_far;
 use crate::error::{Error, Result};
@@ -12,6 +12,7 @@ use crate::observe::watchdog::{self, Watchdog};
 use crate::observe::{Events, Format, Progress, Terminal, log, progress, threads};
 use crate::train::events::{Notice, Observer, Start};
 use crate::train::prometheus::Prometheus;
+use crate::train::ranks::on_ranks;
 use crate::train::run::{Ending, Run};
 use crate::train::tensorboard::Board;
 use std::path::{Path, PathBuf};
@@ -72,7 +73,11 @@ fn train(
     check_alike(&comm, &loaded, args, &run_dir)?;
     refuse_far(&run_dir, "the run folder")
         .map_err(|error| error.and_fix("copies go to `checkpoint.copy_to`").agreed())?;
-    let threads = threads::start(loaded.job.threads, comm.as_ref())?;
+    let threads = match loaded.job.reproducible.is_off() {
+        true => threads::start(loaded.job.threads, comm.as_ref())?,
+        // Virtual ranks have threads of their own.
+        false => threads::count(loaded.job.threads, comm.as_ref())?,
+    };
     if !args.dry_run {
         let usable = if comm.rank() == 0 { try_folder(&run_dir) } else { Ok(()) };
         collectives::agree(comm.as_ref(), usable)?;
@@ -83,11 +88,27 @@ fn train(
         let how = (args.resume, args.dry_run);
         return super::federated::train(comm, loaded.job, &run_dir, how, (voice, terminal), stop);
     }
-    let mut run = Run::prepare(comm.clone(), loaded.job, Arc::new(Everywhere::default()), &run_dir, args.resume)?;
+    let job = loaded.job;
+    let codes = on_ranks(&comm, &job, threads, |comm| {
+        train_rank(comm, job.clone(), args, (&run_dir, threads), (voice, terminal), stop)
+    })?;
+    Ok(codes[0])
+}
+
+/// Trains on one rank, which may be a virtual one.
+fn train_rank(
+    comm: Comm,
+    job: Checked,
+    args: &Args,
+    (run_dir, threads): (&Path, usize),
+    (voice, terminal): (Voice, &Terminal),
+    stop: &AtomicBool,
+) -> Result<i32> {
+    let mut run = Run::prepare(comm.clone(), job, Arc::new(Everywhere::default()), run_dir, args.resume)?;
     let start = run.start_notice(threads);
     let speaks = comm.rank() == 0 && !voice.quiet;
     if speaks {
-        terminal.line(&banner(&start, &run_dir));
+        terminal.line(&banner(&start, run_dir));
     }
     if args.dry_run {
         if comm.rank() == 0 {
@@ -98,7 +119,7 @@ fn train(
         }
         return Ok(0);
     }
-    let opened = Watcher::open(&comm, &run_dir, &run, &start, speaks.then_some(terminal), args.tensorboard);
+    let opened = Watcher::open(&comm, run_dir, &run, &start, speaks.then_some(terminal), args.tensorboard);
     let mut watcher = collectives::agree(comm.as_ref(), opened)?;
     run.tell(&mut watcher, Notice::Start(start))?;
     let ending = run.train(&mut watcher, &|| stop.load(Ordering::Relaxed))?;

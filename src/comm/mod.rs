@@ -8,6 +8,8 @@
 //! * [`threads`]: ranks as threads of one process under a seeded scheduler, for tests.
 //! * [`solo`]: one rank, no transport.
 //!
+//! On each of them a process can run several [virtual ranks](virtual_ranks).
+//!
 //! [`launch`] picks the backend and turns a failure on any rank into one message and one exit code; [`same`] compares
 //! what the ranks were started with.
 //! [`selftest`] asks every collective for a known answer.
@@ -22,6 +24,7 @@ pub mod same;
 pub mod selftest;
 pub mod solo;
 pub mod threads;
+pub mod virtual_ranks;
 mod wire;
 
 pub use wire::WireFormat;
@@ -57,6 +60,11 @@ pub trait Communicator {
 
     /// Number of ranks.
     fn size(&self) -> usize;
+
+    /// Ranks that share this process's memory and threads: more than one where they are [virtual](virtual_ranks).
+    fn in_process(&self) -> usize {
+        1
+    }
 
     /// Sends `send[r]` to rank `r`; returns what each rank sent here, by rank. `send.len() == size()`.
     fn exchange_counts(&self, send: &[u64]) -> Result<Vec<u64>>;

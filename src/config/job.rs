@@ -6,6 +6,7 @@ mod federated;
 mod label;
 mod paths;
 mod relation;
+mod reproducible;
 mod start;
 mod table;
 
@@ -15,6 +16,7 @@ pub use federated::{Client, Federated, Method, Part, Privacy, Share, SharedNorm,
 pub use label::LabelValue;
 pub use paths::Paths;
 pub use relation::{Negatives, Ranking};
+pub use reproducible::Reproducible;
 pub use start::{Freeze, InitFrom, InitOptimizer};
 pub use table::{Admission, Eviction, EvictionPolicy, Table};
 
@@ -75,6 +77,10 @@ pub struct Job {
     #[serde(default, deserialize_with = "auto_or_number", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "AutoOrNumber")]
     pub threads: Option<usize>,
+    /// The same bits on any number of ranks, up to the number of virtual ranks that every run of the job is cut into: `true` for
+    /// 8 of them, or their number.
+    #[serde(default, skip_serializing_if = "Reproducible::is_off")]
+    pub reproducible: Reproducible,
     /// Of the factors of the matrix products of training: `f32`, or `bf16` where the CPU has instructions for it.
     #[serde(default)]
     pub precision: Precision,

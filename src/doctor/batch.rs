@@ -3,6 +3,7 @@
 use super::Patient;
 use super::report::{Finding, error, failure, note, warning};
 use crate::data::lanes::Layout;
+use crate::train::ranks;
 
 const NAME: &str = "batch";
 
@@ -12,7 +13,11 @@ const FEW_ROWS: usize = 64;
 const UNEVEN: f64 = 1.25;
 
 pub(super) fn check(patient: &Patient) -> Vec<Finding> {
-    let (job, ranks) = (patient.job, patient.options.ranks);
+    let job = patient.job;
+    let ranks = match ranks::of_job(job, patient.options.ranks) {
+        Ok(ranks) => ranks,
+        Err(failed) => return vec![failure(NAME, &failed)],
+    };
     let layout = match Layout::train(patient.plan.rows, job.train.global_batch, job.data.lanes) {
         Ok(layout) => layout,
         Err(failed) => return vec![failure(NAME, &failed)],
@@ -23,7 +28,7 @@ pub(super) fn check(patient: &Patient) -> Vec<Finding> {
         NAME,
         format!("{} rows a step over {lanes} lanes; {steps} steps an epoch, {total} in all", job.train.global_batch),
     )];
-    if let Err(failed) = layout.hosted(ranks - 1, ranks) {
+    if let Err(failed) = ranks::check_lanes(job, &layout, ranks) {
         found.push(failure(NAME, &failed));
         return found;
     }

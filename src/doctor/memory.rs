@@ -14,7 +14,9 @@ pub(super) fn check(patient: &Patient) -> Vec<Finding> {
     let tables = |rows: fn(&super::TableIds) -> u64| -> u64 {
         patient.tables.iter().map(|table| rows(table).saturating_mul(table.row_bytes as u64) / ranks).sum()
     };
-    let dense = patient.sizes.dense_bytes(patient.options.ranks);
+    // Each virtual rank has a dense part of its own.
+    let all = patient.job.reproducible.virtual_ranks().unwrap_or(patient.options.ranks);
+    let dense = patient.sizes.dense_bytes(all) * (all as u64).div_ceil(ranks);
     let (low, high) = (tables(|table| table.low), tables(|table| table.high));
     let range = if low == high { amount(high) } else { format!("{} to {}", amount(low), amount(high)) };
     let what = format!("each of {ranks} ranks: {range} of tables, {} of dense parameters and gradients", amount(dense));

@@ -141,6 +141,8 @@ fn arithmetic_of_ranks_and_batches_is_done_before_they_start() {
     let folder = log(columns(0..ROWS));
     let of = |ranks: usize, overrides: &[&str]| report(folder.path(), overrides, &options(ranks, folder.path()));
     assert_found(&of(21, &[]), Severity::Error, "batch", "21 ranks cannot share 20 lanes");
+    assert_found(&of(9, &["reproducible=true"]), Severity::Error, "batch", "9 ranks cannot share 8 virtual ranks");
+    assert_found(&of(2, &["reproducible=21"]), Severity::Error, "batch", "21 virtual ranks cannot share 20 lanes");
     assert_found(&of(3, &["data.lanes=5"]), Severity::Warning, "batch", "have 1 or 2 lanes each");
     assert_found(&of(4, &[]), Severity::Warning, "batch", "5 rows a rank and step");
     assert_found(&of(1, &["train.global_batch=400"]), Severity::Warning, "batch", "2 steps in all");
@@ -160,6 +162,12 @@ fn memory_and_disk_are_those_of_the_planned_ranks() {
         report.findings.into_iter().find(|finding| finding.check == "memory").unwrap().what
     };
     assert_ne!(text(1), text(2));
+    let dense = |overrides: &[&str]| {
+        let report = of(2, overrides);
+        let what = report.findings.into_iter().find(|finding| finding.check == "memory").unwrap().what;
+        what.split(", ").nth(1).map(str::to_string)
+    };
+    assert_ne!(dense(&[]), dense(&["reproducible=true"]), "each virtual rank has a dense part");
 }
 
 /// Of a log of which a part is read, the ids that are not seen are bounded.

@@ -6,10 +6,22 @@ use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use sysinfo::System;
 
-/// Starts this rank's compute threads: `wanted`, else the cores that it may use divided by the ranks that share them.
-/// Returns their number. The calling thread is one of them, so that it works instead of waiting for another thread to
-/// wake up. Rank 0 warns where a rank has other cores than it needs. Collective; called once, before anything computes.
+/// Starts this rank's [compute threads](count). The calling thread is one of them, so that it works instead of waiting for
+/// another thread to wake up. Collective; called once, before anything computes.
 pub fn start(wanted: Option<usize>, comm: &dyn Communicator) -> Result<usize> {
+    let threads = count(wanted, comm)?;
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .use_current_thread()
+        .thread_name(|i| format!("compute-{i}"))
+        .build_global()
+        .map_err(|e| Error::internal(format!("compute threads cannot be started: {e}")))?;
+    Ok(threads)
+}
+
+/// How many compute threads this rank has: `wanted`, else the cores that it may use divided by the ranks that share them.
+/// Rank 0 warns where a rank has other cores than it needs. Collective.
+pub fn count(wanted: Option<usize>, comm: &dyn Communicator) -> Result<usize> {
     let ranks = gather(&Cores::given(), comm)?;
     let mine = &ranks[comm.rank()];
     let threads = wanted.unwrap_or(mine.count / mine.sharers(&ranks)).max(1);
@@ -19,12 +31,6 @@ pub fn start(wanted: Option<usize>, comm: &dyn Communicator) -> Result<usize> {
             tracing::warn!("{text}");
         }
     }
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .use_current_thread()
-        .thread_name(|i| format!("compute-{i}"))
-        .build_global()
-        .map_err(|e| Error::internal(format!("compute threads cannot be started: {e}")))?;
     Ok(threads)
 }
 

@@ -21,6 +21,7 @@ pub mod predict;
 mod pretrained;
 pub mod prometheus;
 mod ranking;
+pub mod ranks;
 pub mod resources;
 mod row_classes;
 pub mod run;

@@ -146,8 +146,9 @@ pub fn statistics(manifest: &Manifest) -> Result<Statistics> {
 }
 
 /// Keys that a resumed run must not change, since the saved state only makes sense with them.
-const FIXED: [&str; 14] = [
+const FIXED: [&str; 15] = [
     "seed",
+    "reproducible",
     "features",
     "tasks",
     "model",

@@ -54,7 +54,7 @@ pub struct HotId {
 impl Resources {
     /// After `step` steps. Collective.
     pub fn gather(comm: &dyn Communicator, step: u64, stages: &Stages, trainable: &Trainable) -> Result<Self> {
-        let mut memory = [resident_bytes()];
+        let mut memory = [resident_bytes() / comm.in_process() as u64];
         collectives::all_reduce_sum(comm, &mut memory)?;
         let times = stages.summary(comm)?;
         Ok(Self { step, times, memory_bytes: memory[0], tables: tables(comm, &trainable.embeddings)? })

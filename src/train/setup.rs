@@ -36,7 +36,7 @@ pub fn build(comm: &Comm, job: &mut Job, schema: &Schema, scenarios: &[String], 
     let embeddings = Embeddings::new(tables, bags, job.checkpoint.buckets, job.seed, comm.rank(), comm.size())?;
     let mut embeddings = embeddings.with_sets(spec.sets.len()).with_wire(job.wire);
     if let Some(limit) = job.memory_limit {
-        embeddings = embeddings.with_memory_limit(limit.0);
+        embeddings = embeddings.with_memory_limit(limit.0 / comm.in_process() as u64);
     }
     frozen.check(store.names(), &embeddings.table_names().collect::<Vec<_>>())?;
     let input = made_up_input(&spec, &embeddings)?;

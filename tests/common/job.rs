@@ -11,6 +11,7 @@ use tandem::data::everywhere::Everywhere;
 use tandem::metric::{Report, TaskReport};
 use tandem::train::events::{Notice, Observer, Step};
 use tandem::train::init;
+use tandem::train::ranks::on_ranks;
 use tandem::train::run::{Ending, Run};
 use tempfile::TempDir;
 
@@ -91,6 +92,8 @@ pub struct How {
     pub stop_after: Option<u64>,
     /// Delays, order and crashes.
     pub threads: threads::Options,
+    /// Compute threads of each rank's virtual ranks, with `reproducible`.
+    pub compute: usize,
 }
 
 /// What one rank saw.
@@ -135,7 +138,10 @@ impl Seen {
 
 /// Trains `job` on `ranks` ranks; what each of them saw, or its error.
 pub fn try_train(job: &Checked, ranks: usize, run_dir: &Path, how: How) -> Vec<tandem::Result<Seen>> {
-    threads::run(ranks, how.threads, |comm| train_rank(comm, job, run_dir, how))
+    threads::run(ranks, how.threads, |comm| {
+        let mut seen = on_ranks(&comm, job, how.compute, |comm| train_rank(comm, job, run_dir, how))?;
+        Ok(seen.swap_remove(0))
+    })
 }
 
 /// [`try_train`] where no rank may fail. All ranks end on the same step; what rank 0 saw.

@@ -12,6 +12,7 @@ const NEW: How = How {
     resume: false,
     stop_after: None,
     threads: tandem::comm::threads::Options { seed: 0, max_delay_us: 0, reorder: false, crash: None },
+    compute: 1,
 };
 
 /// One task whose labels in `data.valid` are the opposite of those in `data.train`: the better the model, the

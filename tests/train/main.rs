@@ -18,6 +18,7 @@ mod mpt;
 mod non_finite;
 mod program;
 mod ranks;
+mod reproducible;
 mod resume;
 mod retrieval;
 mod scenarios;

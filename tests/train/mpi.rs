@@ -1,8 +1,9 @@
 //! The same job through `mpirun`: what the tests on threads show holds on a real transport.
 
 use crate::common::job::{How, Workplace, newest, train};
-use crate::common::state::State;
+use crate::common::state::{State, assert_identical};
 use crate::common::{mpirun, mpirun_command, signal, text_of, wait_for_step};
+use crate::resume::MUCH_STATE;
 use crate::uneven::{FILES, sightings, workplace};
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -58,6 +59,19 @@ fn one_to_four_ranks_train_to_the_same_parameters_with_dropout_and_batch_norm() 
         "model={kind: mmoe, experts: 2, expert: [8], tower: [4], dropout: 0.3, norm: batch}",
         "optimizer.dense={kind: sgd, lr: 0.05, momentum: 0.9}",
     ]);
+}
+
+#[test]
+fn a_reproducible_run_has_the_same_bits_on_one_to_four_ranks() {
+    let place = Workplace::with_log(250);
+    let run_dirs = [1, 2, 4].map(|ranks| (ranks, place.path(&format!("{ranks}"))));
+    for (ranks, run_dir) in &run_dirs {
+        let overrides = [MUCH_STATE, &["reproducible=true"]].concat();
+        if train_mpi(&place, *ranks, run_dir, &as_args(&overrides)).is_none() {
+            return;
+        }
+        assert_identical(&newest(&run_dirs[0].1), &newest(run_dir));
+    }
 }
 
 #[test]

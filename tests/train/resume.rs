@@ -9,7 +9,7 @@ use tandem::comm::threads;
 use tandem::train::run::Ending;
 use tandem::train::trained::Trained;
 
-const RESUME: How = How { resume: true, stop_after: None, threads: QUIET };
+const RESUME: How = How { resume: true, stop_after: None, threads: QUIET, compute: 1 };
 const QUIET: threads::Options = threads::Options { seed: 0, max_delay_us: 0, reorder: true, crash: None };
 
 fn stop_after(steps: u64) -> How {
@@ -18,7 +18,7 @@ fn stop_after(steps: u64) -> How {
 
 /// Everything that a checkpoint must carry: moments, row state, log-variances, running moments, schedule, ids
 /// that wait for admission, and dropped rows.
-const MUCH_STATE: &[&str] = &[
+pub const MUCH_STATE: &[&str] = &[
     "model={kind: mmoe, experts: 2, expert: [8], tower: [4], dropout: 0.2, norm: batch}",
     "balance={kind: uncertainty, lr: 0.05}",
     "optimizer={dense: {kind: adam, lr: 0.01}, sparse: {kind: adam, lr: 0.01}, schedule: {kind: cosine, warmup: 20 steps}}",

@@ -8,6 +8,10 @@ use crate::error::Result;
 /// Checks `federated:`, if there is one.
 pub(super) fn check(job: &Job) -> Result<()> {
     let Some(federated) = &job.federated else { return Ok(()) };
+    if !job.reproducible.is_off() {
+        return Err(wrong("reproducible", "clients are not trained on virtual ranks")
+            .fix("leave it out: with a rank or less for each client, the number of ranks changes no bit anyway"));
+    }
     clients(federated)?;
     if federated.clients.is_empty() && job.data.scenario.is_none() {
         return Err(wrong("federated.clients", "there are no clients")
@@ -126,6 +130,8 @@ mod tests {
             let error = load(&format!("{{{clients}{more}}}")).unwrap_err();
             assert_eq!(error.place("key"), Some(key), "{more}: {error}");
         }
+        let error = load(&format!("{{{two}}}\nreproducible: true")).unwrap_err();
+        assert_eq!(error.place("key"), Some("reproducible"), "{error}");
     }
 
     #[test]

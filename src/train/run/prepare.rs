@@ -22,7 +22,7 @@ use crate::train::pretrained::{self, Pretrained};
 use crate::train::row_classes::RowClasses;
 use crate::train::step::Trainable;
 use crate::train::trained::saved_job;
-use crate::train::{persist, setup};
+use crate::train::{persist, ranks, setup};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,6 +36,9 @@ impl Run {
     /// [`Run::prepare`], from a chosen checkpoint. Collective.
     pub fn prepare_from(comm: Comm, job: Checked, store: Arc<dyn Store>, run_dir: &Path, begin: Begin) -> Result<Self> {
         let mut job = job.into_job();
+        if ranks::of_job(&job, comm.size())? != comm.size() {
+            return Err(Error::internal("a reproducible job was begun on other ranks than its virtual ones").agreed());
+        }
         let stages = Stages::start();
         let dir = CheckpointDir::of_run(run_dir);
         let recovered = if comm.rank() == 0 { dir.recover() } else { Ok(()) };
@@ -174,7 +177,7 @@ impl Parts {
         statistics: Option<&Statistics>,
     ) -> Result<Self> {
         let layout = Layout::train(train.plan.rows, job.train.global_batch, job.data.lanes)?;
-        layout.hosted(comm.rank(), comm.size())?;
+        ranks::check_lanes(job, &layout, comm.size())?;
         job.data.lanes = Some(layout.lanes);
         let (best, stop) = (Goal::best(job)?, Goal::stop(job)?);
         let schedule = optim::schedule::build(&mut job.optimizer.schedule, layout.steps())?;
