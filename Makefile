@@ -7,7 +7,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 SCRIPTS := .ci/deny .ci/install .ci/run jobs/demo.sh slurm/array.sbatch slurm/daily.sbatch slurm/ranks.sh \
 	slurm/train.sbatch tests/mpich.sh tests/slurm/run.sh
 
-.PHONY: help demo test test-slurm test-hangs test-mpich build lint doc deny bench checkpoint growth decode peer results balancing install
+.PHONY: help demo test test-slurm test-hangs test-mpich build lint doc deny bench checkpoint growth scaling decode peer results balancing install
 
 help:
 	@echo 'make demo    build, write a synthetic log, train on it with 2 MPI ranks, compare with the best possible'
@@ -22,6 +22,7 @@ help:
 	@echo 'make bench   run the benchmarks'
 	@echo 'make checkpoint  time saving and loading 4 GiB against dd on the same disk'
 	@echo 'make growth  time steps against table rows, tasks, ranks and sequence length, and draw docs/growth-*.svg'
+	@echo 'make scaling  predict steps of up to 1024 ranks from one, and check the prediction by simulation: docs/scaling.md'
 	@echo 'make decode  time the reading of Parquet against pyarrow (installs it under runs/decode)'
 	@echo 'make peer    time tandem against TorchRec (installs PyTorch under runs/peer; needs ../shared/bench)'
 	@echo 'make results train the jobs on public data over several seeds (needs the data of data.root)'
@@ -79,13 +80,16 @@ balancing: build
 	benches/balancing.py --write docs/balancing.md
 
 bench: install
-	cargo bench --bench dense --bench throughput --bench table_memory
+	cargo bench --bench dense --bench throughput --bench table_memory --bench display
 
 checkpoint: install
 	cargo bench --bench checkpoint
 
 growth: install
 	cargo bench --bench growth
+
+scaling: install
+	benches/scaling.py --write docs/scaling.md
 
 decode: build
 	benches/decode.py

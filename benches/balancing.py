@@ -90,6 +90,9 @@ METHODS = {
     **{kind: ("thirds", f"{{kind: {kind}}}") for kind in ("sdmgrad", "modo")},
 }
 
+# What is timed beside the methods.
+COMPARING = "uniform with train.log_conflict: every_step"
+
 default = [options.part] if options.part else [name for name in SETS if name not in APART]
 sets = [name for name in SETS if name in (options.sets or default)]
 methods = [name for name in METHODS if options.methods is None or name in options.methods]
@@ -189,12 +192,12 @@ def results(name, method):
     return {seed: result for seed, result in found.items() if "error" not in result}
 
 
-def seconds_a_step(balance):
+def seconds_a_step(balance, compared="never"):
     """Of the fastest four steps in a row of a short run, which other work on the machine disturbs least. Timed is a model of the
-    usual size, of three tasks."""
+    usual size, of three tasks. `compared` is when gradients are compared that the method does not need."""
     settings = ["model={kind: mmoe, experts: 4, expert: [256, 128], tower: [64]}", "train.global_batch=2048", "train.log_every=4"]
     settings += ["train.max_steps=24", "train.eval.every=never", "checkpoint.every=never", "data.test=null"]
-    settings += ["train.log_conflict=never", f"balance={balance}"]
+    settings += [f"train.log_conflict={compared}", f"balance={balance}"]
     steps = [event for event in events(log(90, 1) / "job.yaml", settings) if event["event"] == "step"]
     return 2048 / max(step["samples_per_s"] for step in steps[2:])
 
@@ -203,9 +206,10 @@ def cost(method):
     """Time of a step over that of a `uniform` step beside it, by round."""
 
     def pair():
-        return {"uniform": seconds_a_step(METHODS["uniform"][1]), "method": seconds_a_step(METHODS[method][1])}
+        asked = [METHODS["uniform"][1], "every_step"] if method == COMPARING else [METHODS[method][1]]
+        return {"uniform": seconds_a_step(METHODS["uniform"][1]), "method": seconds_a_step(*asked)}
 
-    if METHODS[method][1] is None:
+    if method != COMPARING and METHODS[method][1] is None:
         return []
     rounds = [[method, round] for round in range(1, options.rounds + 1)]
     pairs = [costs.get(of, pair) for of in rounds if not options.as_is or json.dumps(of) in costs.known]
@@ -281,7 +285,7 @@ runs, costs = Results(options.work / "results.jsonl"), Results(options.work / "c
 if "uniform" not in methods:
     methods = ["uniform", *methods]
 if options.only_time:
-    for method in methods[1:]:
+    for method in [*methods[1:], COMPARING]:
         print(method, [round(ratio, 2) for ratio in cost(method)])
     sys.exit()
 table = {name: {method: results(name, method) for method in methods if options.methods or method in (SETS[name][3] or METHODS)} for name in sets}

@@ -77,7 +77,7 @@ def row(options, seeds, name, title, job, overrides):
 def main():
     names = [name for name, *_ in VARIANTS]
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("variants", nargs="*", choices=[[], *names], default=names)
+    arguments.add_argument("variants", nargs="*", choices=[[], *names], metavar="VARIANT")
     arguments.add_argument("--tandem", default="target/release/tandem")
     arguments.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/new_task"))
     arguments.add_argument("--seeds", type=int, default=5)
@@ -85,7 +85,7 @@ def main():
     options = arguments.parse_args()
     print("| model | " + " | ".join(TASKS) + " | CPU s |\n|---|" + "---|" * (len(TASKS) + 1))
     for variant in VARIANTS:
-        if variant[0] in options.variants:
+        if variant[0] in (options.variants or names):
             row(options, range(1, options.seeds + 1), *variant)
 
 

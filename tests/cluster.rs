@@ -128,6 +128,32 @@ fn ranks_that_die_or_stand_still_cost_no_more_than_time_mpi() {
     }
 }
 
+/// A pipe that nobody writes to is a disk that does not answer.
+#[test]
+fn commands_that_stand_still_name_the_file_mpi() {
+    let place = Workplace::with_log(100);
+    let job = place.job_file();
+    let run_dir = place.path("run");
+    let Some(child) = start(&job, &run_dir) else { return };
+    assert!(child.wait_with_output().expect("a child").status.success());
+    let pipe = place.path("dead.parquet");
+    let made = Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
+    assert!(made.success());
+    let (run_dir, pipe) = (run_dir.display().to_string(), pipe.display().to_string());
+    let out = place.path("scored").display().to_string();
+    for command in [&["eval"][..], &["predict", "--out", &out]] {
+        let args = [command, &[&run_dir, "--data", &pipe, "--watchdog", "2 s"]].concat();
+        let mut mpirun = mpirun_command(RANKS, tandem(), &args).expect("mpirun was there before");
+        let done = mpirun.output().expect("mpirun starts");
+        let text = text_of(&done);
+        assert_eq!(done.status.code(), Some(76), "{text}");
+        let late = text.find("rank 0: nothing has moved for 2 s (stage start after step 0, at file").expect(&text);
+        assert!(text[late..].lines().next().is_some_and(|line| line.contains("dead.parquet")), "{text}");
+        // It waits, and speaks only where the late rank does not.
+        assert!(text.find("rank 1: ").is_none_or(|waiting| waiting > late), "{text}");
+    }
+}
+
 /// Runs two groups of one rank each, with different programs or arguments, as one job.
 fn mpirun_two(first: &[&str], second: &[&str]) -> Option<Output> {
     let mut command = mpirun_command(1, Path::new(first[0]), &first[1..])?;

@@ -2,6 +2,7 @@
 
 use super::Voice;
 use crate::comm::{Comm, launch};
+use crate::config::TimeLimit;
 use crate::config::job::Paths;
 use crate::data::relations::Relations;
 use crate::data::schema::Purpose;
@@ -34,6 +35,9 @@ pub struct Args {
     /// CPU threads of each rank; default: the machine's cores divided by the ranks on it.
     #[arg(long, value_name = "COUNT", value_parser = super::count)]
     threads: Option<usize>,
+    /// How long a rank may stand still before it ends the others with exit code 76: `10 min`, `2 h` or `off`.
+    #[arg(long, value_name = "TIME", default_value = "30 min")]
+    watchdog: TimeLimit,
     /// Prints one JSON object instead of a table.
     #[arg(long)]
     json: bool,
@@ -41,8 +45,10 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args, voice: Voice) -> i32 {
+    let watchdog = super::watchdog();
     launch::run(launch::Options::default(), |comm| {
         log::init(&voice.terminal(), comm.rank(), comm.size(), voice.verbosity())?;
+        watchdog?.aim(args.watchdog.0, None, (comm.rank(), comm.size())).map_err(super::not_watched)?;
         threads::start(args.threads, comm.as_ref())?;
         eval(&comm, &args)
     })

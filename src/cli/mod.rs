@@ -25,6 +25,7 @@ mod verify;
 
 use crate::comm::{self, collectives, launch};
 use crate::error::{Error, Result};
+use crate::observe::watchdog::Watchdog;
 use crate::observe::{Format, Terminal};
 use clap::{Parser, Subcommand};
 use std::io::{ErrorKind, Write};
@@ -146,6 +147,16 @@ fn on_rank_0(job: impl FnOnce() -> Result<i32>) -> i32 {
         collectives::all_reduce_max(comm.as_ref(), &mut code)?;
         Ok(code[0])
     })
+}
+
+/// Watches this process from now on, and ends it with [`EXIT_STUCK`] where it stands still.
+fn watchdog() -> Result<Watchdog> {
+    let leave = |place, error: Error| launch::leave_now(place, EXIT_STUCK, &error.to_string());
+    Watchdog::start(leave).map_err(not_watched)
+}
+
+fn not_watched(e: std::io::Error) -> Error {
+    Error::internal(format!("the watchdog cannot be started: {e}"))
 }
 
 /// Reads an argument that counts something of which there must be one.

@@ -2,6 +2,7 @@
 
 use super::Voice;
 use crate::comm::launch;
+use crate::config::TimeLimit;
 use crate::data::store::Local;
 use crate::observe::{log, threads};
 use crate::train::predict::{Options, predict};
@@ -35,6 +36,9 @@ pub struct Args {
     /// CPU threads of each rank; default: the machine's cores divided by the ranks on it.
     #[arg(long, value_name = "COUNT", value_parser = super::count)]
     threads: Option<usize>,
+    /// How long a rank may stand still before it ends the others with exit code 76: `10 min`, `2 h` or `off`.
+    #[arg(long, value_name = "TIME", default_value = "30 min")]
+    watchdog: TimeLimit,
 }
 
 /// What a column is that a file lacks.
@@ -49,9 +53,11 @@ enum Missing {
 
 /// Runs the command.
 pub fn run(args: Args, voice: Voice) -> i32 {
+    let watchdog = super::watchdog();
     launch::run(launch::Options::default(), |comm| {
         let terminal = voice.terminal();
         log::init(&terminal, comm.rank(), comm.size(), voice.verbosity())?;
+        watchdog?.aim(args.watchdog.0, None, (comm.rank(), comm.size())).map_err(super::not_watched)?;
         threads::start(args.threads, comm.as_ref())?;
         let mut trained = Trained::load(&comm, &args.checkpoint)?;
         trained.job.data.root = None;

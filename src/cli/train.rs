@@ -1,6 +1,6 @@
 //! `tandem train`.
 
-use super::{EXIT_STOPPED, EXIT_STUCK, Voice};
+use super::{EXIT_STOPPED, Voice};
 use crate::comm::{Comm, collectives, launch, same};
 use crate::config::{self, Checked, Loaded};
 use crate::data::store::Local;
@@ -48,13 +48,12 @@ pub struct Args {
 pub fn run(args: Args, voice: Voice) -> i32 {
     // First of all: a signal that comes while data are opened must not be a death.
     let caught = catch_signals();
-    let watchdog =
-        Watchdog::start(|(rank, size), error| launch::leave_now((rank, size), EXIT_STUCK, &error.to_string()));
+    let watchdog = super::watchdog();
     launch::run(launch::Options::default(), |comm| {
         let terminal = voice.terminal();
         log::init(&terminal, comm.rank(), comm.size(), voice.verbosity())?;
         let stop = caught?;
-        let watchdog = watchdog.map_err(not_watched)?;
+        let watchdog = watchdog?;
         let loaded = collectives::agree(comm.as_ref(), config::load(&args.job, &args.overrides))?;
         let source = loaded.source.clone();
         train(comm, loaded, &args, (voice, &terminal), (&stop, &watchdog)).map_err(|error| source.locate(error))
@@ -78,8 +77,8 @@ fn train(
     if !args.dry_run {
         let usable = if comm.rank() == 0 { try_folder(&run_dir) } else { Ok(()) };
         collectives::agree(comm.as_ref(), usable)?;
-        let aimed = watchdog.aim(loaded.job.train.watchdog.0, &run_dir, (comm.rank(), comm.size()));
-        aimed.map_err(not_watched)?;
+        let aimed = watchdog.aim(loaded.job.train.watchdog.0, Some(&run_dir), (comm.rank(), comm.size()));
+        aimed.map_err(super::not_watched)?;
     }
     if loaded.job.federated.is_some() {
         let how = (args.resume, args.dry_run);
@@ -142,10 +141,6 @@ fn check_alike(comm: &Comm, loaded: &Loaded, args: &Args, run_dir: &Path) -> Res
         tracing::warn!("the Slurm job has {tasks} tasks, but only {} ranks were started", comm.size());
     }
     Ok(())
-}
-
-fn not_watched(e: std::io::Error) -> Error {
-    Error::internal(format!("the watchdog cannot be started: {e}"))
 }
 
 /// Makes the run folder, and sees that it can be written before hours are spent. What watchdogs of an earlier run wrote

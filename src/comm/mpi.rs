@@ -110,10 +110,14 @@ fn abort_on_panic(label: String) {
     }));
 }
 
+/// How long the launcher has for reading what ranks have printed, before the job ends: MPICH's drops what is left then.
+const LAUNCHER_READS: std::time::Duration = std::time::Duration::from_millis(200);
+
 fn end_job(label: &str, code: i32, message: &str) -> ! {
     if !message.is_empty() {
         print_failure(label, message);
     }
+    std::thread::sleep(LAUNCHER_READS);
     // `mpirun` would take 0 for success.
     SimpleCommunicator::world().abort(if code == 0 { 1 } else { code })
 }

@@ -4,6 +4,7 @@
 //! changes: all reading goes through [`BlobReader`].
 
 use crate::error::{Error, Result};
+use crate::pulse;
 use bytes::Bytes;
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
@@ -113,6 +114,7 @@ impl Store for Local {
     }
 
     fn open(&self, path: &str) -> Result<Arc<dyn Blob>> {
+        let _touch = pulse::touch(path, None);
         let path = Path::new(path);
         let open = || -> std::io::Result<LocalBlob> {
             let file = fs::File::open(path)?;

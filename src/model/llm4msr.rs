@@ -37,16 +37,12 @@ pub struct Options {
     /// The architecture that the meta layers are added to: any that reads whole rows. Default `{kind: mmoe}`.
     pub backbone: Component,
     /// File with a vector for each scenario, as `tandem knowledge` writes it; without it there is no scenario level.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub scenario_knowledge: Option<String>,
     /// Numbers of a vector of that file; read from it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub scenario_dim: Option<usize>,
     /// What that file holds, as a hash; read from it, and checked where it is given.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub scenario_fingerprint: Option<String>,
     /// The feature whose table holds the users' vectors; without it there is no user level.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub user_knowledge: Option<String>,
     /// Width of z: what a meta network sees of a vector. Default 64.
     pub knowledge_width: usize,

@@ -14,7 +14,8 @@
 //! ends the others.
 //!
 //! It watches from before MPI is started (with [`START_LIMIT`], alone) until the process ends, since `MPI_Init` and
-//! `MPI_Finalize` wait for other ranks too.
+//! `MPI_Finalize` wait for other ranks too. Commands without a run folder (`eval`, `predict`) are watched by each rank
+//! alone throughout: a rank that stands still outside of collective calls speaks first, since the others wait for it.
 //!
 //! Time is counted in looks, not by the clock: a job that was suspended as a whole has not stood still. The file is
 //! read and written by a second thread, so that a run folder that does not answer cannot silence the watchdog.
@@ -62,16 +63,16 @@ impl Watchdog {
         Ok(Self(sender))
     }
 
-    /// Watches with the job's own limit from now on, together with the other ranks; with no limit no more.
-    pub fn aim(&self, limit: Option<Duration>, run_dir: &Path, place: Place) -> std::io::Result<()> {
+    /// Watches with the job's own limit from now on, together with the other ranks where they share a run folder; with
+    /// no limit no more.
+    pub fn aim(&self, limit: Option<Duration>, run_dir: Option<&Path>, place: Place) -> std::io::Result<()> {
         let watch = match limit {
             None => None,
-            Some(limit) => Some(Watch {
-                place,
-                looks_apart: limit / LOOKS,
-                host: System::host_name().unwrap_or_default(),
-                desk: Some(Desk::open(Board::new(run_dir.join(FILE), place.0, place.1))?),
-            }),
+            Some(limit) => {
+                let desk = run_dir.map(|run_dir| Desk::open(Board::new(run_dir.join(FILE), place.0, place.1)));
+                let host = System::host_name().unwrap_or_default();
+                Some(Watch { place, looks_apart: limit / LOOKS, host, desk: desk.transpose()? })
+            }
         };
         // Its thread ends only by ending the process.
         let _ = self.0.send(watch);
@@ -119,7 +120,7 @@ impl Watch {
         }
         let verdict = judge(&record, seen.as_deref(), self.looks_apart)?;
         // Whose turn it is may be unable to speak.
-        (verdict.speaker == rank || still >= LOOKS + LOOKS / 2).then_some(verdict.error)
+        (verdict.speaks || still >= LOOKS + LOOKS / 2).then_some(verdict.error)
     }
 }
 

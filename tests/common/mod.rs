@@ -80,6 +80,12 @@ pub fn example(name: &str) -> PathBuf {
     let target_dir = profile_dir.parent().expect("profiles lie in target");
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "--example", name]).arg("--target-dir").arg(target_dir);
+    // With the features of this test, or all of tandem would be built a second time.
+    let features = [cfg!(feature = "mpi"), cfg!(feature = "encoder"), cfg!(feature = "serving")];
+    if features.contains(&false) {
+        let on = ["mpi", "encoder", "serving"].into_iter().zip(features).filter_map(|(name, on)| on.then_some(name));
+        cargo.args(["--no-default-features", "--features", &on.collect::<Vec<_>>().join(",")]);
+    }
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }

@@ -139,5 +139,14 @@ fn build_model(component: &mut Component) -> Result<()> {
         tasks,
         ..Default::default()
     };
-    model::build(component, &input, &mut nn::ParamStore::new(1)).map(drop)
+    // It is refused without knowledge, which it has no default for.
+    let made_up = (component.kind == "llm4msr").then(|| serde_yaml::Value::from("user_knowledge"));
+    if let Some(option) = &made_up {
+        component.options.insert(option.clone(), "user".into());
+    }
+    model::build(component, &input, &mut nn::ParamStore::new(1))?;
+    if let Some(option) = made_up {
+        component.options.insert(option, serde_yaml::Value::Null);
+    }
+    Ok(())
 }

@@ -43,8 +43,8 @@ pub(super) fn compare(before: Vec<Seen>, now: Vec<Option<Record>>) -> Vec<Seen> 
 /// A job that stands still.
 #[derive(Debug)]
 pub(super) struct Verdict {
-    /// The rank that tells of it.
-    pub speaker: usize,
+    /// Whether it is this rank's turn to tell of it.
+    pub speaks: bool,
     /// What is to be told.
     pub error: Error,
 }
@@ -57,13 +57,14 @@ pub(super) fn judge(mine: &Record, seen: Option<&[Seen]>, looks_apart: Duration)
     let fix = "look at the nodes, disks and network of the ranks named here, then start again with --resume; \
                `train.watchdog` sets how long is too long";
     let Some(seen) = seen else {
-        let fix = "look at the nodes and their network: `mpirun -n 2 hostname` must work on them";
-        let error = Error::comm(format!("{what}, in {} of the run", mine.pulse.stage)).fix(fix);
-        return Some(Verdict { speaker: mine.rank, error });
+        let fix = "look at the nodes, their disks and their network: `mpirun -n 2 hostname` must work on them; \
+                   `--watchdog` of eval and predict sets how long is too long";
+        let error = Error::comm(what).at("stage", describe(&mine.pulse)).fix(fix);
+        return Some(Verdict { speaks: !mine.pulse.waits, error });
     };
     if seen.is_empty() {
         let error = Error::comm(format!("{what}, and `{FILE}` in the run folder cannot be read or written"));
-        return Some(Verdict { speaker: mine.rank, error: error.at("stage", describe(&mine.pulse)).fix(fix) });
+        return Some(Verdict { speaks: true, error: error.at("stage", describe(&mine.pulse)).fix(fix) });
     }
     if seen.iter().any(Seen::moves) {
         return None;
@@ -82,7 +83,7 @@ pub(super) fn judge(mine: &Record, seen: Option<&[Seen]>, looks_apart: Duration)
     if waiting > 0 {
         let _ = write!(text, "\n  {waiting} ranks wait, such as rank {} in {}", mine.rank, describe(&mine.pulse));
     }
-    Some(Verdict { speaker, error: Error::comm(text).fix(fix) })
+    Some(Verdict { speaks: speaker == mine.rank, error: Error::comm(text).fix(fix) })
 }
 
 /// The ranks that the others wait for.
@@ -112,7 +113,7 @@ fn describe_late(rank: usize, seen: &Seen, silent_s: f64) -> String {
     }
 }
 
-/// `exchange of step 121, waiting for other ranks`.
+/// `exchange after step 121, waiting for other ranks`.
 fn describe(pulse: &Pulse) -> String {
     let mut text = format!("{} after step {}", pulse.stage, pulse.step);
     if pulse.waits {
@@ -143,9 +144,9 @@ mod tests {
         records.iter().map(|record| Seen { record: Some(record.clone()), unchanged: 0 }).collect()
     }
 
-    fn text(verdict: Option<Verdict>) -> (usize, String) {
+    fn text(verdict: Option<Verdict>) -> (bool, String) {
         let verdict = verdict.expect("the job stands still");
-        (verdict.speaker, verdict.error.to_string())
+        (verdict.speaks, verdict.error.to_string())
     }
 
     #[test]
@@ -164,8 +165,8 @@ mod tests {
         let mine = record(1, 10, true, 9);
         let mut all = seen(&[record(0, 1, false, 8), mine.clone(), record(2, 10, true, 9)]);
         all[0].unchanged = LOOKS / 2;
-        let (speaker, text) = text(judge(&mine, Some(&all), SECOND));
-        assert_eq!(speaker, 1);
+        let (speaks, text) = text(judge(&mine, Some(&all), SECOND));
+        assert!(speaks);
         assert!(
             text.contains("nothing has moved for 10 s: rank 0 on n0 is late, silent for 5 s, last seen in"),
             "{text}"
@@ -177,8 +178,8 @@ mod tests {
     fn a_rank_that_waits_for_nobody_is_late() {
         let mine = record(0, 12, true, 9);
         let all = seen(&[mine.clone(), record(1, 11, true, 9), record(2, 11, false, 8)]);
-        let (speaker, text) = text(judge(&mine, Some(&all), SECOND));
-        assert_eq!(speaker, 0);
+        let (speaks, text) = text(judge(&mine, Some(&all), SECOND));
+        assert!(speaks);
         assert!(text.contains("12 s: rank 2 on n2 is late, in exchange after step 120, at file logs/part-3"), "{text}");
     }
 
@@ -193,8 +194,8 @@ mod tests {
     #[test]
     fn a_run_folder_that_does_not_answer_is_named() {
         let mine = record(5, 10, true, 9);
-        let (speaker, text) = text(judge(&mine, Some(&[]), SECOND));
-        assert_eq!(speaker, 5);
+        let (speaks, text) = text(judge(&mine, Some(&[]), SECOND));
+        assert!(speaks);
         assert!(text.contains("`watchdog` in the run folder cannot be read"), "{text}");
     }
 
@@ -202,8 +203,17 @@ mod tests {
     fn a_start_that_hangs_is_ended_by_every_rank() {
         let mut mine = record(0, 10, false, 0);
         mine.pulse.stage = "start".to_string();
-        let (_, text) = text(judge(&mine, None, SECOND));
-        assert!(text.starts_with("nothing has moved for 10 s, in start of the run"), "{text}");
+        let (speaks, text) = text(judge(&mine, None, SECOND));
+        assert!(speaks);
+        assert!(text.starts_with("nothing has moved for 10 s") && text.contains("start after step"), "{text}");
+    }
+
+    #[test]
+    fn a_rank_alone_that_waits_lets_the_late_one_speak_first() {
+        let spoken = |waits| text(judge(&record(1, 10, waits, 4), None, SECOND));
+        let ((late, place), (waiting, _)) = (spoken(false), spoken(true));
+        assert!(late && !waiting);
+        assert!(place.contains("logs/part-3.parquet, row group 7") && place.contains("--watchdog"), "{place}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Clients that train on rows of their own and share parameters, on ranks that are threads.
+//! Clients that train on rows of their own and share parameters.
 
 mod leaves;
 mod mapping;
