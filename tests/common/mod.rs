@@ -81,10 +81,15 @@ pub fn example(name: &str) -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "--example", name]).arg("--target-dir").arg(target_dir);
     // With the features of this test, or all of tandem would be built a second time.
-    let features = [cfg!(feature = "mpi"), cfg!(feature = "encoder"), cfg!(feature = "serving")];
-    if features.contains(&false) {
-        let on = ["mpi", "encoder", "serving"].into_iter().zip(features).filter_map(|(name, on)| on.then_some(name));
-        cargo.args(["--no-default-features", "--features", &on.collect::<Vec<_>>().join(",")]);
+    let features = [
+        ("cloud", cfg!(feature = "cloud")),
+        ("encoder", cfg!(feature = "encoder")),
+        ("mpi", cfg!(feature = "mpi")),
+        ("serving", cfg!(feature = "serving")),
+    ];
+    if features.iter().any(|(_, on)| !on) {
+        let on: Vec<&str> = features.iter().filter_map(|(name, on)| on.then_some(*name)).collect();
+        cargo.args(["--no-default-features", "--features", &on.join(",")]);
     }
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
