@@ -146,6 +146,7 @@ done
 
 step "time limit, then resume on other ranks"
 job=$(SBATCH="--time=1 --signal=B:USR1@50" submit train.sbatch log/job.yaml --run-dir limit "${short[@]}" --set train.epochs=200)
+until_true 60 "job $job does not start" is_state "$job" RUNNING
 until_true 90 "job $job is $(state "$job"), not back in the queue" is_state "$job" PENDING
 scancel "$job"
 grep -q 'exit code 75: back into the queue' "tandem-$job.out" || fail "job $job did not say that it was requeued"
