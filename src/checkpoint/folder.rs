@@ -6,9 +6,14 @@ use crate::error::{Error, Result};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-const PREFIX: &str = "step-";
+pub(super) const PREFIX: &str = "step-";
 const PARTIAL: &str = ".partial";
 const REPLACED: &str = "-replaced.partial";
+
+/// Name of the folder of a whole checkpoint.
+pub(super) fn step_name(step: u64) -> String {
+    format!("{PREFIX}{step:08}")
+}
 
 /// `RUN_DIR/checkpoints`, or another folder of steps.
 #[derive(Debug, Clone)]
@@ -35,17 +40,17 @@ impl CheckpointDir {
 
     /// Folder of the checkpoint of `step`.
     pub fn step(&self, step: u64) -> PathBuf {
-        self.path.join(format!("{PREFIX}{step:08}"))
+        self.path.join(step_name(step))
     }
 
     /// Where the checkpoint of `step` is written before it is whole.
     pub fn partial(&self, step: u64) -> PathBuf {
-        self.path.join(format!("{PREFIX}{step:08}{PARTIAL}"))
+        self.path.join(step_name(step) + PARTIAL)
     }
 
     /// Where a whole checkpoint of `step` waits while another takes its place.
     fn replaced(&self, step: u64) -> PathBuf {
-        self.path.join(format!("{PREFIX}{step:08}{REPLACED}"))
+        self.path.join(step_name(step) + REPLACED)
     }
 
     /// Moves the whole checkpoint of `step` out of the way of another.

@@ -4,7 +4,7 @@
 //! <copy_to>/checkpoints/step-00000200/…       as in RUN_DIR; the manifest comes last and goes first
 //! ```
 
-use super::folder::{CheckpointDir, outdated};
+use super::folder::{CheckpointDir, PREFIX, outdated, step_name};
 use super::manifest::{MANIFEST, Manifest};
 use super::transfer::{fetch, remove, send};
 use crate::comm::{Communicator, collectives};
@@ -87,7 +87,7 @@ impl Mirror {
     }
 
     fn folder(&self, step: u64) -> String {
-        at(&at(&self.run, "checkpoints"), &format!("step-{step:08}"))
+        at(&at(&self.run, "checkpoints"), &step_name(step))
     }
 
     fn steps(&self) -> Result<Vec<(u64, String)>> {
@@ -145,7 +145,7 @@ pub(super) fn steps(store: &dyn Depot, run: &str) -> Result<Vec<(u64, String)>> 
         let folder = file.path.strip_suffix(&format!("/{MANIFEST}"));
         let name = folder.and_then(|folder| Some((folder, folder.rsplit_once('/')?.1)));
         found.extend(
-            name.and_then(|(folder, name)| Some((name.strip_prefix("step-")?.parse().ok()?, folder.to_string()))),
+            name.and_then(|(folder, name)| Some((name.strip_prefix(PREFIX)?.parse().ok()?, folder.to_string()))),
         );
     }
     found.sort_unstable();
