@@ -5,7 +5,7 @@ use super::parts::{Gate, Tower, at_least_one, last_width};
 use super::{Head, InputLayer, InputSpec, Model, OnFeatures, Output};
 use crate::config::Component;
 use crate::error::Result;
-use crate::nn::{Activation, Context, Mlp, NormKind, ParamStore, Style, mix};
+use crate::nn::{Activation, Context, Mlp, NormKind, ParamStore, Style, mix, mix_all};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -83,11 +83,16 @@ impl Head for Mixture {
     fn forward(&self, inputs: &[Tensor], context: &Context) -> Result<Output> {
         let experts = inputs.iter().map(|x| self.experts.forward(x, context)).collect::<Result<Vec<_>>>()?;
         // A mixture for each input and gate that differ: with one of both every tower reads the same.
-        let mixed = |task| {
-            let gate = of_task(&self.gates, task).forward(of_task(inputs, task), context)?;
-            mix(&gate, of_task(&experts, task), self.count, 0, context)
+        let mixed = match (inputs, experts.as_slice()) {
+            ([x], [experts]) => mix_all(&Gate::forward_all(&self.gates, x, context)?, experts, self.count, 0, context)?,
+            _ => {
+                let mixed = |task| {
+                    let gate = of_task(&self.gates, task).forward(of_task(inputs, task), context)?;
+                    mix(&gate, of_task(&experts, task), self.count, 0, context)
+                };
+                (0..inputs.len().max(self.gates.len())).map(mixed).collect::<Result<Vec<_>>>()?
+            }
         };
-        let mixed = (0..inputs.len().max(self.gates.len())).map(mixed).collect::<Result<Vec<_>>>()?;
         let of_tasks = self.towers.iter().zip(mixed.iter().cycle());
         let logits = of_tasks.map(|(tower, h)| tower.forward(h, context)).collect::<Result<_>>()?;
         // The tasks meet last where they part: at the mixture, if there is only one.

@@ -24,6 +24,15 @@ impl Gate {
     pub fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
         softmax(&self.scores.forward(&self.hidden.forward(x, context)?, context)?, context)
     }
+
+    /// [`Gate::forward`] of all `gates`, which read the same `x`.
+    pub fn forward_all(gates: &[Self], x: &Tensor, context: &Context) -> Result<Vec<Tensor>> {
+        if gates.iter().any(|gate| !gate.hidden.is_empty()) {
+            return gates.iter().map(|gate| gate.forward(x, context)).collect();
+        }
+        let scores: Vec<&Linear> = gates.iter().map(|gate| &gate.scores).collect();
+        Linear::forward_all(&scores, x, context)?.iter().map(|scores| softmax(scores, context)).collect()
+    }
 }
 
 /// One stack of hidden layers per task, under `bottoms.<task>`; `inputs` are the columns that each reads.

@@ -11,7 +11,8 @@ use super::{Input, InputLayer, InputSpec, Model, Output};
 use crate::config::Component;
 use crate::error::Result;
 use crate::nn::{
-    Activation, Builder, Context, Finish, Init, Linear, NormKind, ParamStore, Style, Template, concat, mix, template,
+    Activation, Builder, Context, Finish, Init, Linear, NormKind, ParamStore, Style, Template, concat, mix_all,
+    template,
 };
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -130,10 +131,9 @@ impl Model for PfMsmtRec {
         let expert = |layers: &Vec<Layer>| layers.iter().try_fold(x.clone(), |x, layer| layer.forward(&x, context));
         let outputs: Vec<Tensor> = self.experts.iter().map(expert).collect::<Result<_>>()?;
         let experts = concat(&context.graph, &outputs)?;
-        let logits = self.gates.iter().zip(&self.towers).map(|(gate, tower)| {
-            let mixed = mix(&gate.forward(&x, context)?, &experts, self.experts.len(), 0, context)?;
-            tower.forward(&mixed, context)
-        });
+        let gates = Gate::forward_all(&self.gates, &x, context)?;
+        let mixed = mix_all(&gates, &experts, self.experts.len(), 0, context)?;
+        let logits = mixed.iter().zip(&self.towers).map(|(mixed, tower)| tower.forward(mixed, context));
         Ok(Output::new(logits.collect::<Result<_>>()?, vec![experts]))
     }
 }

@@ -69,6 +69,35 @@ pub(crate) trait Operation {
     /// The gradients of the inputs, each in a tensor that nothing else holds; `None` where there is none to give.
     fn backward(&self, inputs: &[Tensor], output: &Tensor, dy: &Tensor, pass: &mut Pass)
     -> Result<Vec<Option<Tensor>>>;
+
+    /// What operations have in common that are pulled back together where they stand next to each other on the tape: they
+    /// read one large tensor, which then comes from memory once.
+    fn family(&self) -> Option<Family> {
+        None
+    }
+
+    /// [`Operation::backward`] of two or more operations of this one's family, in the order in which they are pulled back.
+    fn backward_together(&self, family: &[Reached], pass: &mut Pass) -> Result<Vec<Vec<Option<Tensor>>>> {
+        let _ = (family, pass);
+        Err(Error::internal("an operation with a family is pulled back by itself only"))
+    }
+}
+
+/// Operations of one kind that read the same tensor in the same way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Family {
+    /// The kind.
+    pub kind: &'static str,
+    /// What they read.
+    pub reads: TensorId,
+    /// Settings that they share.
+    pub settings: [usize; 2],
+}
+
+/// One of the operations that a backward pass has come to.
+pub(crate) struct Reached<'a> {
+    pub inputs: &'a [Tensor],
+    pub dy: Tensor,
 }
 
 /// What one backward pass gave.
@@ -261,9 +290,49 @@ impl Tape {
             check_shape(output, gradient)?;
             add(&mut pass.grads, output, gradient.clone())?;
         }
-        for (_, node) in self.nodes.iter().enumerate().rev().filter(|(index, _)| goes(*index)) {
-            let Some(dy) = pass.grads.remove(&node.output) else { continue };
-            let gradients = node.op.backward(&node.inputs, &node.output, &dy, &mut pass)?;
+        let mut rest = self.nodes.len();
+        while let Some(last) = rest.checked_sub(1) {
+            let first = self.family_of(last);
+            rest = first;
+            let nodes = (first..=last).rev().filter(|&index| goes(index)).map(|index| &self.nodes[index]);
+            let reached = nodes.filter_map(|node| Some((node, pass.grads.remove(&node.output)?))).collect::<Vec<_>>();
+            self.pull_back(reached, &mut pass)?;
+        }
+        if let Some(dx) = self.input.as_ref().and_then(|input| pass.grads.remove(&input.leaf)) {
+            pass.at_input.push(Part::Whole(dx));
+        }
+        Ok(pass)
+    }
+}
+
+impl Tape {
+    /// The first of the nodes up to `last` that can be pulled back with it: of one family, none reading another's output.
+    fn family_of(&self, last: usize) -> usize {
+        let Some(family) = self.nodes[last].op.family() else { return last };
+        let mut first = last;
+        while let Some(before) = first.checked_sub(1) {
+            let node = &self.nodes[before];
+            let reads = |later: &Node| later.inputs.iter().any(|x| x.id() == node.output.id());
+            if node.op.family() != Some(family) || self.nodes[first..=last].iter().any(reads) {
+                break;
+            }
+            first = before;
+        }
+        first
+    }
+
+    /// Through the nodes of one family, or one node.
+    fn pull_back(&self, reached: Vec<(&Node, Tensor)>, pass: &mut Pass) -> Result<()> {
+        let gradients = match reached.as_slice() {
+            [] => return Ok(()),
+            [(node, dy)] => vec![node.op.backward(&node.inputs, &node.output, dy, pass)?],
+            [(first, _), ..] => {
+                let family: Vec<_> =
+                    reached.iter().map(|(node, dy)| Reached { inputs: &node.inputs, dy: dy.clone() }).collect();
+                first.op.backward_together(&family, pass)?
+            }
+        };
+        for ((node, _), gradients) in reached.iter().zip(gradients) {
             for (x, dx) in node.inputs.iter().zip(gradients) {
                 match dx {
                     Some(dx) if self.tracks(x) => add(&mut pass.grads, x, dx)?,
@@ -271,10 +340,7 @@ impl Tape {
                 }
             }
         }
-        if let Some(dx) = self.input.as_ref().and_then(|input| pass.grads.remove(&input.leaf)) {
-            pass.at_input.push(Part::Whole(dx));
-        }
-        Ok(pass)
+        Ok(())
     }
 }
 

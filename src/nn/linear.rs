@@ -15,10 +15,10 @@
 use super::activation::Activation;
 use super::floats::{self, Floats, slice};
 use super::gemm::{Matrix, Precision, multiplied, multiply};
-use super::graph::{Operation, Pass};
+use super::graph::{Family, Operation, Pass, Reached};
 use super::input_gradient::Part;
 use super::program::{Describe, Program, Value, exactly};
-use super::{Builder, Context, Init, Kernels, narrow, parallel, reference};
+use super::{Builder, Context, Graph, Init, Kernels, narrow, parallel, reference};
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor};
 use std::sync::OnceLock;
 
@@ -116,9 +116,56 @@ impl Linear {
             return graph.three(x, weight, bias, op);
         }
         let y = x.apply_op3_no_bwd(weight, bias, &op)?;
-        graph.record(&[x, weight, bias], &y, AtInput(op))?;
+        graph.record(&[x, weight, bias], &y, AtInput { op, family: None })?;
         Ok(y)
     }
+
+    /// [`Linear::forward`] of several layers of one `x`. Narrow ones without activation, as gates are, read the model's
+    /// input together: it comes from memory once for all of them, on the way back too.
+    pub fn forward_all(layers: &[&Self], x: &Tensor, context: &Context) -> crate::Result<Vec<Tensor>> {
+        let (rows, input) = floats::rows_of(x.dims());
+        let narrow = |layer: &&Self| layer.is_narrow() && layer.activation == Activation::None && layer.input == input;
+        let graph = &context.graph;
+        let at_input = matches!(graph, Graph::None | Graph::Trace(_)) || graph.is_input(x);
+        let together = at_input && context.kernels == Kernels::Fused && layers.len() > 1 && layers.iter().all(narrow);
+        if !together {
+            return layers.iter().map(|layer| layer.forward(x, context)).collect();
+        }
+        let x = x.contiguous()?;
+        let products = {
+            let weights = layers.iter().map(|layer| Floats::of(&layer.weight)).collect::<Result<Vec<_>>>()?;
+            let weights: Vec<_> = weights.iter().zip(layers).map(|(weight, layer)| (&**weight, layer.output)).collect();
+            narrow::forward(&Floats::of(&x)?, input, &weights)
+        };
+        let finish = |(layer, mut y): (&&Self, Vec<f32>)| {
+            let Self { weight, bias, output, activation, .. } = *layer;
+            let values = Floats::of(bias)?;
+            parallel::rows(
+                &mut y,
+                *output,
+                #[inline(always)]
+                |_, row| add_bias(row, &values),
+            );
+            let y = floats::tensor(y, (rows, *output))?;
+            let (precision, input) = (context.precision.of_layer(input, *output), OnceLock::new());
+            let op = Fused { groups: 1, activation: *activation, precision, wants_dx: false, input };
+            let family = Some(Family { kind: "narrow", reads: x.id(), settings: [0; 2] });
+            graph.record(&[&x, weight, bias], &y, AtInput { op, family })?;
+            Ok(y)
+        };
+        layers.iter().zip(products).map(finish).collect()
+    }
+
+    /// Whether it is one layer of few outputs ([`narrow`]).
+    fn is_narrow(&self) -> bool {
+        let Self { groups, input, output, .. } = *self;
+        Dims { rows: 0, groups, input, output }.is_narrow()
+    }
+}
+
+/// The result for one layer, of a list of one.
+fn only(mut results: Vec<Vec<f32>>) -> Vec<f32> {
+    results.pop().unwrap_or_default()
 }
 
 /// The operation on candle's graph.
@@ -218,7 +265,7 @@ impl CustomOp3 for Fused {
         let dims = self.dims(x_layout.dims(), weight_layout.dims())?;
         let (x, weight, bias) = (slice(x, x_layout)?, slice(weight, weight_layout)?, slice(bias, bias_layout)?);
         let mut y = if dims.is_narrow() {
-            narrow::forward(x, weight, dims.output)
+            only(narrow::forward(x, dims.input, &[(weight, dims.output)]))
         } else {
             let factors = |group| (dims.group(x, group, dims.input), dims.weight(weight, group));
             multiplied(self.precision, dims.rows, &(0..dims.groups).map(factors).collect::<Vec<_>>())
@@ -321,15 +368,7 @@ impl Fused {
     ) -> Result<(Tensor, Tensor)> {
         let (dz, x) = (Floats::of(dz)?, Floats::of(x)?);
         let dw = self.weight_gradient(dims, &dz, &x);
-        let db = parallel::sums(
-            dims.rows,
-            dims.y(),
-            dz.len(),
-            #[inline(always)]
-            |row, sums: &mut [f32]| {
-                sums.iter_mut().zip(&dz[row * dims.y()..]).for_each(|(sum, &value)| *sum += value);
-            },
-        );
+        let db = bias_gradient(&dz, dims.y());
         Ok((floats::tensor(dw, weight.dims())?, floats::tensor(db, bias.dims())?))
     }
 }
@@ -337,7 +376,7 @@ impl Fused {
 impl Fused {
     fn weight_gradient(&self, dims: Dims, dz: &[f32], x: &[f32]) -> Vec<f32> {
         if dims.is_narrow() {
-            return narrow::weight_gradient(x, dz, (dims.rows, dims.input, dims.output));
+            return only(narrow::weight_gradients(x, dims.input, &[(dz, dims.output)]));
         }
         let mut dw = vec![0.0; dims.groups * dims.input * dims.output];
         for (group, dw) in dw.chunks_mut((dims.input * dims.output).max(1)).enumerate() {
@@ -348,12 +387,29 @@ impl Fused {
     }
 }
 
+/// db, the sums of dz's `columns`.
+fn bias_gradient(dz: &[f32], columns: usize) -> Vec<f32> {
+    parallel::sums(
+        dz.len() / columns.max(1),
+        columns,
+        dz.len(),
+        #[inline(always)]
+        |row, sums: &mut [f32]| {
+            sums.iter_mut().zip(&dz[row * columns..]).for_each(|(sum, &value)| *sum += value);
+        },
+    )
+}
+
 /// A layer that reads the model's input: it leaves its dz, from which dx is computed once for all tasks.
-struct AtInput(Fused);
+struct AtInput {
+    op: Fused,
+    /// Of [`Linear::forward_all`].
+    family: Option<Family>,
+}
 
 impl Describe for AtInput {
     fn describe(&self, program: &mut Program, inputs: &[Value]) -> crate::Result<Value> {
-        self.0.describe(program, inputs)
+        self.op.describe(program, inputs)
     }
 }
 
@@ -368,18 +424,44 @@ impl Operation for AtInput {
         let [x, weight, bias] = inputs else {
             return Err(crate::Error::internal("a linear layer has three inputs"));
         };
-        let dims = self.0.dims(x.dims(), weight.dims())?;
-        let dz = self.0.activation_gradient(y, dy, dims.y())?;
-        let (dw, db) = self.0.parameter_gradients(dims, &dz, x, weight, bias)?;
-        pass.at_input.push(Part::Linear { weight: weight.clone(), dz, precision: self.0.precision });
+        let dims = self.op.dims(x.dims(), weight.dims())?;
+        let dz = self.op.activation_gradient(y, dy, dims.y())?;
+        let (dw, db) = self.op.parameter_gradients(dims, &dz, x, weight, bias)?;
+        pass.at_input.push(Part::Linear { weight: weight.clone(), dz, precision: self.op.precision });
         Ok(vec![None, Some(dw), Some(db)])
+    }
+
+    fn family(&self) -> Option<Family> {
+        self.family
+    }
+
+    fn backward_together(&self, family: &[Reached], pass: &mut Pass) -> crate::Result<Vec<Vec<Option<Tensor>>>> {
+        let Some([x, ..]) = family.first().map(|first| first.inputs) else { return Ok(Vec::new()) };
+        let dzs = family.iter().map(|reached| reached.dy.contiguous()).collect::<Result<Vec<_>>>()?;
+        let input = floats::rows_of(x.dims()).1;
+        let dws = {
+            let values = dzs.iter().map(Floats::of).collect::<Result<Vec<_>>>()?;
+            let outputs = dzs.iter().map(|dz| floats::rows_of(dz.dims()).1);
+            let layers: Vec<_> = values.iter().map(|dz| &**dz).zip(outputs).collect();
+            narrow::weight_gradients(&Floats::of(x)?, input, &layers)
+        };
+        let of_layer = |((reached, dz), dw): ((&Reached, Tensor), Vec<f32>)| {
+            let [_, weight, bias] = reached.inputs else {
+                return Err(crate::Error::internal("a linear layer has three inputs"));
+            };
+            let db = floats::tensor(bias_gradient(&Floats::of(&dz)?, weight.dims()[1]), bias.dims())?;
+            let dw = floats::tensor(dw, weight.dims())?;
+            pass.at_input.push(Part::Linear { weight: weight.clone(), dz, precision: self.op.precision });
+            Ok(vec![None, Some(dw), Some(db)])
+        };
+        family.iter().zip(dzs).zip(dws).map(of_layer).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::activation::ALL;
-    use super::super::testing::{check_gradients, check_matches, context, random};
+    use super::super::testing::{assert_close, check_gradients, check_matches, context, numbers, random};
     use super::*;
 
     fn fused(groups: usize, activation: Activation) -> impl Fn(&[Tensor]) -> Result<Tensor> {
@@ -444,6 +526,35 @@ mod tests {
         let gradients = y.sum_all().unwrap().backward().unwrap();
         assert!(gradients.get(&x).is_none());
         assert!(store.vars().iter().all(|var| gradients.get(var).is_some()));
+    }
+
+    #[test]
+    fn narrow_layers_of_the_input_go_together_as_they_go_alone() {
+        let mut store = super::super::ParamStore::new(1);
+        let layers: Vec<_> = [4, 1, 15]
+            .map(|output| Linear::new(store.builder().at(output), 30, output, Activation::None).unwrap())
+            .into();
+        let source = candle_core::Var::from_tensor(&random(&[300, 30], 5)).unwrap();
+        let context = Context { graph: Graph::tape(), ..context(true, 300) };
+        let x = context.graph.cut(source.as_tensor().clone());
+        let together = Linear::forward_all(&layers.iter().collect::<Vec<_>>(), &x, &context).unwrap();
+        let gradients = |outputs: &[(&Tensor, Tensor)]| {
+            let pass = context.graph.backward(outputs).unwrap();
+            let of_input = context.graph.backward_input(&[(1.0, &pass.at_input)]).unwrap();
+            let of_parameters = store.vars().iter().filter_map(|var| pass.grads.get(var)).map(numbers);
+            (of_parameters.collect::<Vec<_>>(), numbers(of_input.get(&source).unwrap()))
+        };
+        let dys = || together.iter().zip(7..).map(|(y, seed)| (y, random(y.dims(), seed))).collect::<Vec<_>>();
+        let (parameters, dx) = gradients(&dys());
+        let (mut each, mut sum) = (Vec::new(), vec![0.0; dx.len()]);
+        for (layer, (y, dy)) in layers.iter().zip(dys()) {
+            assert_eq!(numbers(&layer.forward(&x, &context).unwrap()), numbers(y));
+            let (own, dx) = gradients(&[(y, dy)]);
+            each.extend(own);
+            sum.iter_mut().zip(dx).for_each(|(sum, dx)| *sum += dx);
+        }
+        assert_eq!(parameters, each);
+        assert_close(&dx, &sum, 1e-5, "dx");
     }
 
     #[test]

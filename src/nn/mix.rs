@@ -1,10 +1,10 @@
 //! The mixture of a mixture-of-experts layer: out_b = Σ_e gate_{b,e} · x_{b,e}.
 
 use super::floats::{self, Floats, slice};
-use super::graph::{Graph, Operation, Pass};
+use super::graph::{Family, Graph, Operation, Pass, Reached};
 use super::program::{Describe, Program, Value, exactly};
 use super::{Context, Kernels, parallel, reference};
-use candle_core::{CpuStorage, CustomOp2, Error, InplaceOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, Error, InplaceOp3, Layout, Result, Shape, Tensor, TensorId};
 
 /// Mixes `experts` outputs that stand side by side in `x`.
 ///
@@ -15,7 +15,8 @@ pub fn mix(gate: &Tensor, x: &Tensor, experts: usize, start: usize, context: &Co
     if context.kernels == Kernels::Reference {
         return Ok(reference::mix(gate, x, experts, start)?);
     }
-    let (gate, x, op) = (gate.contiguous()?, x.contiguous()?, Mix { experts, start });
+    let (gate, x) = (gate.contiguous()?, x.contiguous()?);
+    let op = Mix { experts, start, reads: x.id() };
     if let Graph::Candle = context.graph {
         return Ok(gate.apply_op2(&x, op)?);
     }
@@ -24,9 +25,50 @@ pub fn mix(gate: &Tensor, x: &Tensor, experts: usize, start: usize, context: &Co
     Ok(y)
 }
 
+/// [`mix`] of the same `x` by several gates, as tasks do: x comes from memory once for all of them, on the way back too.
+pub fn mix_all(
+    gates: &[Tensor],
+    x: &Tensor,
+    experts: usize,
+    start: usize,
+    context: &Context,
+) -> crate::Result<Vec<Tensor>> {
+    let [first, _, ..] = gates else {
+        return gates.iter().map(|gate| mix(gate, x, experts, start, context)).collect();
+    };
+    if matches!(context.graph, Graph::Candle) || context.kernels == Kernels::Reference {
+        return gates.iter().map(|gate| mix(gate, x, experts, start, context)).collect();
+    }
+    let x = x.contiguous()?;
+    let op = || Mix { experts, start, reads: x.id() };
+    let gates = gates.iter().map(Tensor::contiguous).collect::<Result<Vec<_>>>()?;
+    let (columns, h) = op().widths(first.dims(), x.dims())?;
+    if gates.iter().any(|gate| gate.dims() != first.dims()) {
+        return Err(Error::Msg(format!("gates of different shapes mix {:?}", x.dims())).into());
+    }
+    let rows = floats::rows_of(x.dims()).0;
+    let mixed = {
+        let (values, x) = (gates.iter().map(Floats::of).collect::<Result<Vec<_>>>()?, Floats::of(&x)?);
+        parallel::new_matrices(
+            rows,
+            &vec![h; gates.len()],
+            #[inline(always)]
+            |gate, row, out| op().mix_row(&values[gate][row * columns..][..columns], &x[row * experts * h..], out),
+        )
+    };
+    let record = |(gate, mixed): (&Tensor, Vec<f32>)| {
+        let y = floats::tensor(mixed, (rows, h))?;
+        context.graph.record(&[gate, &x], &y, op())?;
+        Ok(y)
+    };
+    gates.iter().zip(mixed).map(record).collect()
+}
+
 struct Mix {
     experts: usize,
     start: usize,
+    /// x.
+    reads: TensorId,
 }
 
 impl Mix {
@@ -75,41 +117,45 @@ impl CustomOp2 for Mix {
             rows,
             h,
             #[inline(always)]
-            |row, out| {
-                let gates = &gate[row * columns + self.start..][..self.experts];
-                for (expert, &g) in x[row * width..][..width].chunks_exact(h).zip(gates) {
-                    out.iter_mut().zip(expert).for_each(|(out, &v)| *out += g * v);
-                }
-            },
+            |row, out| self.mix_row(&gate[row * columns..][..columns], &x[row * width..][..width], out),
         );
         floats::stored(out, (rows, h))
     }
 
     fn bwd(&self, gate: &Tensor, x: &Tensor, _: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (columns, h) = self.widths(gate.dims(), x.dims())?;
-        let (rows, width) = floats::rows_of(x.dims());
-        let dy = dy.contiguous()?;
-        let (g, v, dy) = (Floats::of(gate)?, Floats::of(x)?, Floats::of(&dy)?);
-        let (dgate, dx) = parallel::new_row_pairs(
-            rows,
-            (columns, width),
-            #[inline(always)]
-            |row, dgate, dx| {
-                let dy = &dy[row * h..(row + 1) * h];
-                for e in 0..self.experts {
-                    let gate = g[row * columns + self.start + e];
-                    let expert = &v[row * width + e * h..][..h];
-                    let dx = &mut dx[e * h..(e + 1) * h];
-                    dx.iter_mut().zip(dy).for_each(|(dx, &dy)| *dx = gate * dy);
-                    dgate[self.start + e] = dot(expert, dy);
-                }
-            },
-        );
-        Ok((Some(floats::tensor(dgate, gate.dims())?), Some(floats::tensor(dx, x.dims())?)))
+        let mut gradients = self.gradients(&[gate], x, &[dy.contiguous()?])?.into_iter();
+        let mut next = |like: &Tensor| gradients.next().map(|values| floats::tensor(values, like.dims())).transpose();
+        Ok((next(gate)?, next(x)?))
     }
 }
 
 impl Operation for Mix {
+    fn family(&self) -> Option<Family> {
+        Some(Family { kind: "mix", reads: self.reads, settings: [self.experts, self.start] })
+    }
+
+    fn backward_together(&self, family: &[Reached], pass: &mut Pass) -> crate::Result<Vec<Vec<Option<Tensor>>>> {
+        let x = match family.first().map(|first| first.inputs) {
+            Some([_, x]) if pass.grads.get(x).is_none() => x,
+            // What is there already is added to, gate by gate.
+            _ => return family.iter().map(|Reached { inputs, dy }| self.backward(inputs, dy, dy, pass)).collect(),
+        };
+        let gates: Vec<&Tensor> = family.iter().filter_map(|reached| reached.inputs.first()).collect();
+        let dys = family.iter().map(|reached| reached.dy.contiguous()).collect::<Result<Vec<_>>>()?;
+        let mut gradients = self.gradients(&gates, x, &dys)?;
+        let mut dx = gradients.pop();
+        let dgates = gradients.into_iter().zip(&gates);
+        // The gradient of x stands with the first, and is the sum of all.
+        dgates
+            .map(|(dgate, gate)| {
+                Ok(vec![
+                    Some(floats::tensor(dgate, gate.dims())?),
+                    dx.take().map(|dx| floats::tensor(dx, x.dims())).transpose()?,
+                ])
+            })
+            .collect()
+    }
+
     fn backward(
         &self,
         inputs: &[Tensor],
@@ -156,7 +202,7 @@ impl InplaceOp3 for Mix {
             |row, dx| {
                 let gates = &gate[row * columns + self.start..][..self.experts];
                 for (dx, &g) in dx.chunks_exact_mut(h).zip(gates) {
-                    dx.iter_mut().zip(&dy[row * h..][..h]).for_each(|(dx, &dy)| *dx += g * dy);
+                    add_scaled(dx, g, &dy[row * h..][..h]);
                 }
             },
         );
@@ -165,6 +211,48 @@ impl InplaceOp3 for Mix {
 }
 
 impl Mix {
+    /// out += Σ_e gate_e · x_e of one row.
+    #[inline(always)]
+    fn mix_row(&self, gate: &[f32], x: &[f32], out: &mut [f32]) {
+        let gates = &gate[self.start..][..self.experts];
+        for (expert, &g) in x.chunks_exact(out.len()).zip(gates) {
+            add_scaled(out, g, expert);
+        }
+    }
+
+    /// The gradient of each gate, then that of x, which is the sum over the gates.
+    fn gradients(&self, gates: &[&Tensor], x: &Tensor, dys: &[Tensor]) -> Result<Vec<Vec<f32>>> {
+        let Some(gate) = gates.first() else { return Ok(Vec::new()) };
+        let (columns, h) = self.widths(gate.dims(), x.dims())?;
+        let (rows, width) = floats::rows_of(x.dims());
+        let values = gates.iter().map(|gate| Floats::of(gate)).collect::<Result<Vec<_>>>()?;
+        let dys = dys.iter().map(Floats::of).collect::<Result<Vec<_>>>()?;
+        let x = Floats::of(x)?;
+        let mut widths = vec![columns; gates.len()];
+        widths.push(width);
+        Ok(parallel::new_matrices(
+            rows,
+            &widths,
+            #[inline(always)]
+            |matrix, row, out| match dys.get(matrix) {
+                Some(dy) => {
+                    let experts = x[row * width..][..width].chunks_exact(h);
+                    for (dgate, expert) in out[self.start..].iter_mut().zip(experts) {
+                        *dgate = dot(expert, &dy[row * h..][..h]);
+                    }
+                }
+                None => {
+                    for (gate, dy) in values.iter().zip(&dys) {
+                        let gates = &gate[row * columns + self.start..][..self.experts];
+                        for (dx, &g) in out.chunks_exact_mut(h).zip(gates) {
+                            add_scaled(dx, g, &dy[row * h..][..h]);
+                        }
+                    }
+                }
+            },
+        ))
+    }
+
     fn gate_gradient(&self, gate: &Tensor, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
         let (columns, h) = self.widths(gate.dims(), x.dims())?;
         let (rows, width) = floats::rows_of(x.dims());
@@ -221,8 +309,9 @@ pub(crate) fn add_scaled(to: &mut [f32], factor: f32, from: &[f32]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{check_gradients, check_matches, context, random};
+    use super::super::testing::{assert_close, check_gradients, check_matches, context, numbers, random};
     use super::*;
+    use candle_core::Var;
 
     fn plain(experts: usize, start: usize) -> impl Fn(&[Tensor]) -> Result<Tensor> {
         move |t| reference::mix(&t[0], &t[1], experts, start)
@@ -234,9 +323,45 @@ mod tests {
             [(1, 1, 1, 0, 1), (5, 3, 3, 0, 4), (4, 6, 2, 3, 9), (1, 4, 4, 0, 17), (700, 4, 4, 0, 24)]
         {
             let t = [random(&[rows, columns], 1), random(&[rows, experts * h], 2)];
-            check_gradients(&t, |t| t[0].apply_op2(&t[1], Mix { experts, start }));
-            check_matches(&t, |t| t[0].apply_op2(&t[1], Mix { experts, start }), plain(experts, start));
+            let mixed = |t: &[Tensor]| t[0].apply_op2(&t[1], Mix { experts, start, reads: t[1].id() });
+            check_gradients(&t, mixed);
+            check_matches(&t, mixed, plain(experts, start));
         }
+    }
+
+    #[test]
+    fn gates_mix_together_as_each_alone() {
+        let var = |shape: &[usize], seed| Var::from_tensor(&random(shape, seed)).unwrap();
+        let (rows, h) = (300, 40);
+        let context = Context { graph: Graph::tape(), ..context(true, rows) };
+        let x = var(&[rows, 2 * h], 1);
+        let gates: Vec<_> = (2..5).map(|seed| var(&[rows, 3], seed)).collect();
+        let tensors: Vec<Tensor> = gates.iter().map(|gate| gate.as_tensor().clone()).collect();
+        let mixed = mix_all(&tensors, &x, 2, 1, &context).unwrap();
+        let pull = |outputs: &[(&Tensor, Tensor)]| {
+            let grads = context.graph.backward(outputs).unwrap().grads;
+            let of_gates: Vec<_> = gates.iter().filter_map(|gate| grads.get(gate)).map(numbers).collect();
+            (of_gates, numbers(grads.get(&x).unwrap()))
+        };
+        let dys = || mixed.iter().zip(7..).map(|(y, seed)| (y, random(y.dims(), seed))).collect::<Vec<_>>();
+        let (mut of_gates, mut dx) = (Vec::new(), vec![0.0; rows * 2 * h]);
+        for (gate, (y, dy)) in gates.iter().zip(dys()) {
+            assert_eq!(numbers(&mix(gate, &x, 2, 1, &context).unwrap()), numbers(y));
+            let (own, part) = pull(&[(y, dy)]);
+            of_gates.extend(own);
+            dx.iter_mut().zip(part).for_each(|(dx, part)| *dx += part);
+        }
+        let together = pull(&dys());
+        assert_eq!(together.0, of_gates);
+        assert_close(&together.1, &dx, 1e-5, "dx");
+
+        // Where x has a gradient already, theirs are added to it.
+        let before = random(&[rows, 2 * h], 20);
+        let outputs: Vec<_> = dys().into_iter().chain([(x.as_tensor(), before.clone())]).collect();
+        let (added, sum) = pull(&outputs);
+        dx.iter_mut().zip(numbers(&before)).for_each(|(dx, before)| *dx += before);
+        assert_eq!(added, of_gates);
+        assert_close(&sum, &dx, 1e-5, "dx added");
     }
 
     #[test]

@@ -80,6 +80,11 @@ impl Mlp {
         Ok(Self { layers, width })
     }
 
+    /// Whether it has no layer, and is the identity.
+    pub fn is_empty(&self) -> bool {
+        self.layers.is_empty()
+    }
+
     /// Columns of the output: `groups ×` the last width.
     pub fn width(&self) -> usize {
         self.width

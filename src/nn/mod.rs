@@ -99,7 +99,7 @@ pub use layer_norm::{LayerNorm, layer_norm};
 pub use linear::Linear;
 pub use loss::Loss;
 pub use mean_row::with_mean_row;
-pub use mix::mix;
+pub use mix::{mix, mix_all};
 pub use mlp::{Mlp, NormKind, Style};
 pub use pair::{Sides, pair_margin, pair_score};
 pub use params::{Buffer, Builder, Init, ParamStore};

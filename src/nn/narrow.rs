@@ -1,7 +1,7 @@
 //! The products of layers with few outputs, such as gates and logits, where a general matrix product fills a fraction of
 //! its vectors: here the vectors go along the input.
 
-use super::mix::dot;
+use super::mix::{add_scaled, dot};
 use super::parallel;
 
 /// Most outputs of a narrow layer.
@@ -12,17 +12,18 @@ pub(super) fn is_narrow(output: usize) -> bool {
     output <= MOST
 }
 
-/// x · W: `x` `[rows, input]`, `weight` `[input, output]`; `[rows, output]`.
-pub(super) fn forward(x: &[f32], weight: &[f32], output: usize) -> Vec<f32> {
-    let columns = transposed(weight, output);
-    let input = weight.len() / output;
-    parallel::new_rows(
+/// x · W of each of several layers of one `x` `[rows, input]`: weights `[input, output]` with their output; `[rows, output]`
+/// each.
+pub(super) fn forward(x: &[f32], input: usize, layers: &[(&[f32], usize)]) -> Vec<Vec<f32>> {
+    let columns: Vec<_> = layers.iter().map(|&(weight, output)| transposed(weight, output)).collect();
+    let outputs: Vec<usize> = layers.iter().map(|&(_, output)| output).collect();
+    parallel::new_matrices(
         x.len() / input,
-        output,
+        &outputs,
         #[inline(always)]
-        |row, y| {
+        |layer, row, y| {
             let x = &x[row * input..][..input];
-            y.iter_mut().zip(columns.chunks_exact(input)).for_each(|(y, column)| *y = dot(x, column));
+            y.iter_mut().zip(columns[layer].chunks_exact(input)).for_each(|(y, column)| *y = dot(x, column));
         },
     )
 }
@@ -38,28 +39,33 @@ pub(super) fn add_input_gradient(layers: &[(&[f32], &[f32])], input: usize, dx: 
             for (dz, columns) in &layers {
                 let output = columns.len() / input;
                 for (&dz, column) in dz[row * output..][..output].iter().zip(columns.chunks_exact(input)) {
-                    dx.iter_mut().zip(column).for_each(|(dx, w)| *dx += dz * w);
+                    add_scaled(dx, dz, column);
                 }
             }
         },
     );
 }
 
-/// dW = xᵀ · dz.
-pub(super) fn weight_gradient(x: &[f32], dz: &[f32], (rows, input, output): (usize, usize, usize)) -> Vec<f32> {
+/// dW = xᵀ · dz of each of several layers of one `x` `[rows, input]`: dz `[rows, output]` with its output.
+pub(super) fn weight_gradients(x: &[f32], input: usize, layers: &[(&[f32], usize)]) -> Vec<Vec<f32>> {
     let columns = parallel::sums(
-        rows,
-        input * output,
+        x.len() / input,
+        input * layers.iter().map(|(_, output)| output).sum::<usize>(),
         x.len(),
         #[inline(always)]
         |row, sums: &mut [f32]| {
             let x = &x[row * input..][..input];
-            for (&dz, sums) in dz[row * output..][..output].iter().zip(sums.chunks_exact_mut(input)) {
-                sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += dz * x);
-            }
+            let of_row = layers.iter().flat_map(|&(dz, output)| &dz[row * output..][..output]);
+            of_row.zip(sums.chunks_exact_mut(input)).for_each(|(&dz, sums)| add_scaled(sums, dz, x));
         },
     );
-    transposed(&columns, input)
+    let mut rest = columns.as_slice();
+    let of_layer = |&(_, output): &(_, usize)| {
+        let (own, others) = rest.split_at(input * output);
+        rest = others;
+        transposed(own, input)
+    };
+    layers.iter().map(of_layer).collect()
 }
 
 /// The transpose of a matrix of `columns` columns.
@@ -76,6 +82,10 @@ mod tests {
         random(shape, seed).flatten_all().unwrap().to_vec1().unwrap()
     }
 
+    fn last_column(matrix: &[f32], columns: usize) -> Vec<f32> {
+        matrix.chunks(columns).map(|row| row[columns - 1]).collect()
+    }
+
     #[test]
     fn products_match_float64() {
         for (rows, input, output) in [(1, 1, 1), (5, 3, 2), (300, 57, 4), (130, 1, 16), (70, 429, 1)] {
@@ -88,11 +98,15 @@ mod tests {
             let (xs, ws, dzs) = (floats(&[rows, input], 1), floats(&[input, output], 2), floats(&[rows, output], 3));
             let what = format!("{rows} {input} {output}");
 
-            let y = forward(&xs, &ws, output);
+            // A second layer of the same x has the last output only.
+            let [y, short] = forward(&xs, input, &[(&ws, output), (&last_column(&ws, output), 1)]).try_into().unwrap();
             assert_close(&narrow(&y), &exact(&x, &weight), 1e-5, &what);
+            assert_eq!(short, last_column(&y, output), "{what}");
 
-            let dw = weight_gradient(&xs, &dzs, (rows, input, output));
+            let layers = [(&*dzs, output), (&last_column(&dzs, output), 1)];
+            let [dw, short] = weight_gradients(&xs, input, &layers).try_into().unwrap();
             assert_close(&narrow(&dw), &exact(&x.t().unwrap().contiguous().unwrap(), &dz), 1e-4, &what);
+            assert_eq!(short, last_column(&dw, output), "{what}");
 
             let mut dx = vec![0.0; rows * input];
             add_input_gradient(&[(&dzs, &ws), (&dzs, &ws)], input, &mut dx);

@@ -104,6 +104,47 @@ pub(crate) fn new_row_pairs(
     (first, second)
 }
 
+/// New matrices of `count` rows, of `widths` columns: `f(i, row, row of matrix i)` is given each row filled with zeros. All
+/// matrices' rows of a block are written before the next block's, so that what they read in common is in a cache near the
+/// core after the first.
+pub(crate) fn new_matrices(
+    count: usize,
+    widths: &[usize],
+    f: impl Fn(usize, usize, &mut [f32]) + Sync,
+) -> Vec<Vec<f32>> {
+    let mut all: Vec<Vec<f32>> = widths.iter().map(|width| Vec::with_capacity(count * width)).collect();
+    let arch = Arch::new();
+    let mut blocks: Vec<Vec<&mut [MaybeUninit<f32>]>> = Vec::new();
+    blocks.resize_with(count.div_ceil(BLOCK_ROWS), || Vec::with_capacity(widths.len()));
+    for (matrix, &width) in all.iter_mut().zip(widths) {
+        assert!(width > 0, "a matrix without columns");
+        let room = &mut matrix.spare_capacity_mut()[..count * width];
+        room.chunks_mut(width * BLOCK_ROWS).zip(&mut blocks).for_each(|(chunk, block)| block.push(chunk));
+    }
+    let run = |(index, block): (usize, Vec<&mut [MaybeUninit<f32>]>)| {
+        arch.dispatch(
+            #[inline(always)]
+            || {
+                for (matrix, rows) in block.into_iter().enumerate() {
+                    for (i, row) in rows.chunks_mut(widths[matrix]).enumerate() {
+                        f(matrix, index * BLOCK_ROWS + i, zeroed(row));
+                    }
+                }
+            },
+        );
+    };
+    if count * widths.iter().sum::<usize>() < SMALL {
+        blocks.into_iter().enumerate().for_each(run);
+    } else {
+        blocks.into_par_iter().enumerate().for_each(run);
+    }
+    for (matrix, width) in all.iter_mut().zip(widths) {
+        // SAFETY: its blocks, which `zeroed` wrote, cover all rows.
+        unsafe { matrix.set_len(count * width) };
+    }
+    all
+}
+
 #[inline(always)]
 fn zeroed(room: &mut [MaybeUninit<f32>]) -> &mut [f32] {
     room.fill(MaybeUninit::new(0.0));
@@ -255,6 +296,13 @@ mod tests {
             });
             assert_eq!((a, b.len()), (out.clone(), 2 * count), "{count} x {width}");
             assert!(b.iter().enumerate().all(|(i, &v)| v == (i / 2) as f32), "{count} x {width}");
+
+            let [c, d] = new_matrices(count, &[width, 3], |matrix, row, out| out.fill((10 * row + matrix) as f32))
+                .try_into()
+                .unwrap();
+            assert_eq!((c.len(), d.len()), (count * width, count * 3));
+            assert!(c.iter().enumerate().all(|(i, &v)| v == (10 * (i / width)) as f32), "{count} x {width}");
+            assert!(d.iter().enumerate().all(|(i, &v)| v == (10 * (i / 3) + 1) as f32), "{count} x {width}");
 
             let mut other = vec![0.0; count * 2];
             row_pairs(&mut out, &mut other, (width, 2), |row, a, b| {
