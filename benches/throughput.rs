@@ -245,8 +245,15 @@ fn step_times(comm: &Comm, folder: &Path, balance: &str) -> anyhow::Result<StepT
         let (stages, _) = &clock;
         let batch = stages.time(Stage::DecodeWait, || loader.next())?.context("the epoch is long enough")?;
         let clock = Clock { step: step as u64, steps_per_epoch: 1, total_steps: 1 };
-        let input =
-            StepInput { batch: &batch, plan: &data.plan, clock, lr_factor: 1.0, asks: Asks::default(), looks: false };
+        let input = StepInput {
+            batch: &batch,
+            next: None,
+            plan: &data.plan,
+            clock,
+            lr_factor: 1.0,
+            asks: Asks::default(),
+            looks: false,
+        };
         run.trainable.step(comm, &input, stages)?;
     }
     let (stages, since) = clock;

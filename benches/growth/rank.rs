@@ -186,7 +186,15 @@ impl Rank {
     /// Takes one step.
     pub fn step(&mut self, batch: &Batch, stages: &Stages) -> anyhow::Result<()> {
         let clock = Clock { step: self.steps, steps_per_epoch: 1, total_steps: 1 };
-        let input = StepInput { batch, plan: &self.plan, clock, lr_factor: 1.0, asks: Asks::default(), looks: false };
+        let input = StepInput {
+            batch,
+            next: None,
+            plan: &self.plan,
+            clock,
+            lr_factor: 1.0,
+            asks: Asks::default(),
+            looks: false,
+        };
         self.run.trainable.step(&self.comm, &input, stages)?;
         self.steps += 1;
         Ok(())

@@ -72,6 +72,20 @@ pub(super) fn check_all_to_all(
     check_self("all_to_all", comm.rank(), send_counts[comm.rank()], recv_counts)
 }
 
+/// Checks the arguments of [`Communicator::begin_words`], counts being in bytes.
+#[cfg(feature = "mpi")]
+pub(super) fn check_begun(
+    comm: &dyn Communicator,
+    send: &[u64],
+    send_counts: &[usize],
+    recv_counts: &[usize],
+) -> Result<()> {
+    let received = recv_counts.iter().sum();
+    check_counts("begin_words (sending)", comm.size(), send_counts, size_of_val(send))?;
+    check_counts("begin_words (receiving)", comm.size(), recv_counts, received)?;
+    check_self("begin_words", comm.rank(), send_counts[comm.rank()], recv_counts)
+}
+
 /// Checks the arguments of [`Communicator::all_gather_bytes`].
 pub(super) fn check_all_gather(comm: &dyn Communicator, send: &[u8], recv: &[u8], recv_counts: &[usize]) -> Result<()> {
     check_counts("all_gather", comm.size(), recv_counts, recv.len())?;

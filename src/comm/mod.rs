@@ -50,6 +50,16 @@ pub struct Traffic {
     pub seconds: f64,
 }
 
+/// An exchange that was [begun](Communicator::begin_words). Dropping it leaves it to itself, for a rank that fails may not
+/// wait for others.
+pub enum Begun {
+    /// It is done: what was received.
+    Done(Vec<u64>),
+    /// MPI is at it.
+    #[cfg(feature = "mpi")]
+    Mpi(mpi::Travelling),
+}
+
 /// A group of ranks that call the same collectives in the same order.
 ///
 /// Every method is collective: all ranks must call it. A failed rank makes the others return an
@@ -79,6 +89,26 @@ pub trait Communicator {
         recv: &mut [u8],
         recv_counts: &[usize],
     ) -> Result<()>;
+
+    /// Begins an all-to-all of words, consecutive pieces of `send` as in [`all_to_all_bytes`](Self::all_to_all_bytes), that may
+    /// travel while this rank computes and makes other calls. [`finish_words`](Self::finish_words), which every rank must
+    /// call too, gives what was received. Backends on which nothing travels by itself do it at once.
+    fn begin_words(&self, send: &[u64], send_counts: &[usize], recv_counts: &[usize]) -> Result<Begun> {
+        let bytes = |counts: &[usize]| counts.iter().map(|&count| count * size_of::<u64>()).collect::<Vec<_>>();
+        let mut received = vec![0u64; recv_counts.iter().sum()];
+        let into = bytemuck::cast_slice_mut(&mut received);
+        self.all_to_all_bytes(bytemuck::cast_slice(send), &bytes(send_counts), into, &bytes(recv_counts))?;
+        Ok(Begun::Done(received))
+    }
+
+    /// Waits for what [`begin_words`](Self::begin_words) began.
+    fn finish_words(&self, begun: Begun) -> Result<Vec<u64>> {
+        match begun {
+            Begun::Done(received) => Ok(received),
+            #[cfg(feature = "mpi")]
+            Begun::Mpi(_) => Err(crate::error::Error::internal("an exchange is finished where it was not begun")),
+        }
+    }
 
     /// Concatenates every rank's `send` in rank order into `recv`; `recv_counts[r]` is the number of
     /// bytes rank `r` sends.

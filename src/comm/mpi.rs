@@ -15,21 +15,25 @@
 //!   `r + 1, r + 2, …` and receives from `r − 1, r − 2, …`; both ends of a chunk see it at the same place
 //!   (shift, chunk) of that order, so the earliest chunk that is not done can always proceed: no deadlock.
 //!
-//! All ranks know all counts of an all-gather, so there the number of rounds is simply computed.
+//! All ranks know all counts of an all-gather, so there the number of rounds is simply computed. An exchange that is only begun
+//! is one `MPI_Ialltoallv` of the short messages; the long ones follow when it is finished.
 //!
 //! **Failure.** rsmpi offers no recovery, and finalising while another rank waits in a collective hangs
 //! the job. So a failing rank never finalises: [`Communicator::abort`] ends the whole job, and so does a
 //! panic on the main thread. Only [`Session::finish`] finalises, after success.
 
-use super::layout::{c_layout, check_all_gather, check_all_to_all, check_one_each, ranges, unpack};
+use super::layout::{c_layout, check_all_gather, check_all_to_all, check_begun, check_one_each, ranges, unpack};
 use super::meter::Meter;
-use super::{Comm, Communicator, STOPPED_BY_PANIC, Traffic, print_failure};
+use super::{Begun, Comm, Communicator, STOPPED_BY_PANIC, Traffic, print_failure};
 use crate::error::{Error, Result};
 use crate::guard;
-use ::mpi::datatype::{Partition, PartitionMut};
+use ::mpi::datatype::{Equivalence, Partition, PartitionMut};
 use ::mpi::environment::{Threading, Universe};
+use ::mpi::ffi;
+use ::mpi::raw::AsRaw;
 use ::mpi::topology::{Color, Communicator as _, SimpleCommunicator};
 use ::mpi::traits::{CommunicatorCollectives, Destination, Source};
+use send_wrapper::SendWrapper;
 use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::rc::Rc;
@@ -169,19 +173,73 @@ impl Mpi {
         recv: &mut [u8],
         recv_at: &[Range<usize>],
     ) -> Result<()> {
-        let short = |all: &[Range<usize>]| -> Vec<usize> {
-            let travels = |r: usize, at: &Range<usize>| r != self.rank && at.len() <= self.limit_bytes;
-            all.iter().enumerate().map(|(r, at)| if travels(r, at) { at.len() } else { 0 }).collect()
-        };
-        let (send_counts, recv_counts) = (short(send_at), short(recv_at));
-        let mut packed = Vec::with_capacity(send_counts.iter().sum());
-        for (at, &count) in send_at.iter().zip(&send_counts) {
-            packed.extend_from_slice(&send[at.start..at.start + count]);
-        }
+        let (send_counts, recv_counts) = (self.short(send_at), self.short(recv_at));
+        let packed = packed(send, send_at, &send_counts);
         let mut incoming = vec![0u8; recv_counts.iter().sum()];
         self.exchange_whole(&packed, &send_counts, &mut incoming, &recv_counts)?;
         unpack(&incoming, recv, recv_at.iter().map(|at| at.start).zip(recv_counts));
         Ok(())
+    }
+
+    /// How much of each message goes with the collective call: all of it or nothing.
+    fn short(&self, all: &[Range<usize>]) -> Vec<usize> {
+        let travels = |r: usize, at: &Range<usize>| r != self.rank && at.len() <= self.limit_bytes;
+        all.iter().enumerate().map(|(r, at)| if travels(r, at) { at.len() } else { 0 }).collect()
+    }
+
+    /// Hands the short messages to MPI, which may move them until [`finish`](Self::finish).
+    fn begin(&self, send: &[u64], send_at: Vec<Range<usize>>, recv_at: Vec<Range<usize>>) -> Result<Travelling> {
+        let (send_counts, recv_counts) = (self.short(&send_at), self.short(&recv_at));
+        let mut buffers = Box::new(Buffers {
+            outgoing: packed(bytemuck::cast_slice(send), &send_at, &send_counts),
+            incoming: vec![0u8; recv_counts.iter().sum()],
+            send_layout: c_layout(&send_counts)?,
+            recv_layout: c_layout(&recv_counts)?,
+        });
+        let mut spare = [0u8; 1];
+        let mut request = std::mem::MaybeUninit::uninit();
+        let bytes = u8::equivalent_datatype();
+        // SAFETY: the buffers fit their layouts, and stay where they are until `finish` has waited for the request, or for
+        // ever. The spare byte stands for a buffer of no bytes, which MPI does not touch.
+        let request = unsafe {
+            let Buffers { outgoing, incoming, send_layout, recv_layout } = buffers.as_mut();
+            ffi::MPI_Ialltoallv(
+                addressable(outgoing).as_ptr().cast(),
+                send_layout.0.as_ptr(),
+                send_layout.1.as_ptr(),
+                bytes.as_raw(),
+                addressable_mut(incoming, &mut spare).as_mut_ptr().cast(),
+                recv_layout.0.as_ptr(),
+                recv_layout.1.as_ptr(),
+                bytes.as_raw(),
+                self.world.as_raw(),
+                request.as_mut_ptr(),
+            );
+            request.assume_init()
+        };
+        Ok(Travelling {
+            request: SendWrapper::new(request),
+            buffers: ManuallyDrop::new(buffers),
+            send: send.to_vec(),
+            send_at,
+            recv_at,
+        })
+    }
+
+    /// Waits for the short messages, and moves the long ones.
+    fn finish(&self, travelling: Travelling) -> Vec<u64> {
+        let Travelling { request, buffers, send, send_at, recv_at } = travelling;
+        let mut request = request.take();
+        // SAFETY: the request is one of `begin`, and no other has waited for it.
+        unsafe { ffi::MPI_Wait(&mut request, ffi::RSMPI_STATUS_IGNORE) };
+        let Buffers { incoming, recv_layout, .. } = *ManuallyDrop::into_inner(buffers);
+        let mut received = vec![0u64; recv_at.last().map_or(0, |at| at.end) / size_of::<u64>()];
+        let (send, into): (&[u8], &mut [u8]) = (bytemuck::cast_slice(&send), bytemuck::cast_slice_mut(&mut received));
+        into[recv_at[self.rank].clone()].copy_from_slice(&send[send_at[self.rank].clone()]);
+        let counts = recv_layout.0.into_iter().map(|count| count as usize);
+        unpack(&incoming, into, recv_at.iter().map(|at| at.start).zip(counts));
+        self.exchange_long(send, &send_at, into, &recv_at);
+        received
     }
 
     /// Messages too long for [`exchange_short`](Self::exchange_short), chunk by chunk.
@@ -243,6 +301,35 @@ impl Mpi {
     }
 }
 
+/// An exchange that MPI was handed and nobody has waited for.
+pub struct Travelling {
+    /// Used by the thread that began it alone.
+    request: SendWrapper<ffi::MPI_Request>,
+    /// Dropped only after the wait: else MPI may still write there.
+    buffers: ManuallyDrop<Box<Buffers>>,
+    send: Vec<u64>,
+    send_at: Vec<Range<usize>>,
+    recv_at: Vec<Range<usize>>,
+}
+
+/// What MPI reads and writes meanwhile.
+struct Buffers {
+    outgoing: Vec<u8>,
+    incoming: Vec<u8>,
+    /// Counts and starts.
+    send_layout: (Vec<i32>, Vec<i32>),
+    recv_layout: (Vec<i32>, Vec<i32>),
+}
+
+/// The first `counts[r]` bytes of each message, one after the other.
+fn packed(send: &[u8], send_at: &[Range<usize>], counts: &[usize]) -> Vec<u8> {
+    let mut packed = Vec::with_capacity(counts.iter().sum());
+    for (at, &count) in send_at.iter().zip(counts) {
+        packed.extend_from_slice(&send[at.start..at.start + count]);
+    }
+    packed
+}
+
 /// `buffer`, at an address that MPI takes for one. An empty slice of bytes usually points to address 1,
 /// and that is how Open MPI spells `MPI_IN_PLACE`: another collective altogether.
 fn addressable(buffer: &[u8]) -> &[u8] {
@@ -292,6 +379,22 @@ impl Communicator for Mpi {
             self.exchange_long(send, &send_at, recv, &recv_at);
             Ok(())
         })
+    }
+
+    fn begin_words(&self, send: &[u64], send_counts: &[usize], recv_counts: &[usize]) -> Result<Begun> {
+        let bytes = |counts: &[usize]| counts.iter().map(|&count| count * size_of::<u64>()).collect::<Vec<_>>();
+        let (send_counts, recv_counts) = (bytes(send_counts), bytes(recv_counts));
+        check_begun(self, send, &send_counts, &recv_counts)?;
+        let sent = size_of_val(send) - send_counts[self.rank];
+        let travelling = self.meter.call(sent, || self.begin(send, ranges(&send_counts), ranges(&recv_counts)))?;
+        Ok(Begun::Mpi(travelling))
+    }
+
+    fn finish_words(&self, begun: Begun) -> Result<Vec<u64>> {
+        match begun {
+            Begun::Done(received) => Ok(received),
+            Begun::Mpi(travelling) => self.meter.call(0, || Ok(self.finish(travelling))),
+        }
     }
 
     fn all_gather_bytes(&self, send: &[u8], recv: &mut [u8], recv_counts: &[usize]) -> Result<()> {

@@ -23,6 +23,7 @@ pub(super) fn check_whole(comm: &dyn Communicator, seed: u64, max_len: usize) ->
     let plan = Plan { seed, max_len, rank: comm.rank(), size: comm.size() };
     check_exchange_counts(comm, &plan)?;
     check_all_to_all(comm, &plan)?;
+    check_begun(comm, &plan)?;
     check_all_gather(comm, &plan)?;
     check_sums(comm, &plan)?;
     check_messages(comm, &plan)?;
@@ -101,6 +102,20 @@ fn check_all_to_all(comm: &dyn Communicator, plan: &Plan) -> Result<()> {
     expect("all_to_all", received == expected && received_counts == expected_counts)?;
     let received = collectives::all_to_all_known(comm, &send, &counts, &expected_counts)?;
     expect("all_to_all_known", received == expected)
+}
+
+/// Two exchanges that are under way at the same time, with another call between.
+fn check_begun(comm: &dyn Communicator, plan: &Plan) -> Result<()> {
+    let words = |from: usize, to: usize| plan.payload(from, to).into_iter().map(u64::from).collect::<Vec<_>>();
+    let counts = |len: &dyn Fn(usize) -> usize| plan.ranks().map(len).collect::<Vec<_>>();
+    let send: Vec<u64> = plan.ranks().flat_map(|to| words(plan.rank, to)).collect();
+    let expected: Vec<u64> = plan.ranks().flat_map(|from| words(from, plan.rank)).collect();
+    let (out, into) = (counts(&|to| plan.len(plan.rank, to)), counts(&|from| plan.len(from, plan.rank)));
+    let nothing = vec![0; plan.size];
+    let first = comm.begin_words(&send, &out, &into)?;
+    let second = comm.begin_words(&[], &nothing, &nothing)?;
+    check_exchange_counts(comm, plan)?;
+    expect("begin_words", comm.finish_words(first)? == expected && comm.finish_words(second)?.is_empty())
 }
 
 fn check_all_gather(comm: &dyn Communicator, plan: &Plan) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use super::bucket::Buckets;
 use super::dedup::Dedup;
-use super::exchange::{TableRoute, Wire};
+use super::exchange::{Begun, TableRoute, Wire};
 use super::memory::Memory;
 use super::optimizer::Slot;
 use super::rows::TableRows;
@@ -37,6 +37,17 @@ pub struct Embeddings {
     pub(super) wire_format: WireFormat,
     /// Routes of the last update, whose buffers the next lookup uses again.
     pub(super) spare: Option<Vec<TableRoute>>,
+    /// The next training lookup, if it was announced.
+    pub(super) ahead: Option<Ahead>,
+}
+
+/// A training lookup whose ids are on their way to their owners.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    /// The step that it is for.
+    pub(super) step: u64,
+    pub(super) routes: Vec<TableRoute>,
+    pub(super) ids: Begun,
 }
 
 /// A bag and its place in the lookup.
@@ -91,6 +102,7 @@ impl Embeddings {
             wire: Wire::default(),
             wire_format: WireFormat::default(),
             spare: None,
+            ahead: None,
         })
     }
 

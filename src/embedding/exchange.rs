@@ -11,7 +11,7 @@ use super::bucket::Buckets;
 use super::dedup::Dedup;
 use super::message::{self, TableIds};
 use super::pool::{self, BagRoute};
-use crate::comm::{Communicator, WireFormat, collectives};
+use crate::comm::{self, Communicator, WireFormat, collectives};
 use crate::error::Result;
 use std::ops::Range;
 
@@ -148,14 +148,22 @@ pub struct Wire {
     pub rows_in: Vec<f32>,
 }
 
+/// Ids on their way.
+pub struct Begun {
+    begun: comm::Begun,
+    /// Words that each rank sends here.
+    words: Vec<usize>,
+}
+
+impl std::fmt::Debug for Begun {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.debug_struct("Begun").field("words", &self.words).finish_non_exhaustive()
+    }
+}
+
 impl Wire {
-    /// Sends every owner its ids; returns, by rank and table, the ids that were sent here.
-    pub fn exchange_ids(
-        &mut self,
-        comm: &dyn Communicator,
-        routes: &[TableRoute],
-        train: bool,
-    ) -> Result<Vec<Vec<TableIds<'_>>>> {
+    /// Begins to send every owner its ids.
+    pub fn begin_ids(&mut self, comm: &dyn Communicator, routes: &[TableRoute], train: bool) -> Result<Begun> {
         self.ids_out.clear();
         let mut sent = Vec::with_capacity(comm.size());
         for peer in 0..comm.size() {
@@ -164,18 +172,26 @@ impl Wire {
             sent.push(self.ids_out.len() - before);
         }
         let words: Vec<u64> = sent.iter().map(|&n| n as u64).collect();
-        let received: Vec<usize> = comm.exchange_counts(&words)?.into_iter().map(|n| n as usize).collect();
-        self.ids_in.resize(received.iter().sum(), 0);
-        let bytes = |counts: &[usize]| -> Vec<usize> { counts.iter().map(|&n| n * size_of::<u64>()).collect() };
-        let into = bytemuck::cast_slice_mut(&mut self.ids_in);
-        comm.all_to_all_bytes(bytemuck::cast_slice(&self.ids_out), &bytes(&sent), into, &bytes(&received))?;
+        let words: Vec<usize> = comm.exchange_counts(&words)?.into_iter().map(|n| n as usize).collect();
+        Ok(Begun { begun: comm.begin_words(&self.ids_out, &sent, &words)?, words })
+    }
+
+    /// Waits for the ids that were sent here; returns them by rank and table.
+    pub fn finish_ids(
+        &mut self,
+        comm: &dyn Communicator,
+        Begun { begun, words }: Begun,
+        tables: usize,
+        train: bool,
+    ) -> Result<Vec<Vec<TableIds<'_>>>> {
+        self.ids_in = comm.finish_words(begun)?;
         let mut rest = self.ids_in.as_slice();
-        received
+        words
             .iter()
             .map(|&n| {
                 let (message, tail) = rest.split_at(n);
                 rest = tail;
-                message::decode(message, routes.len(), train)
+                message::decode(message, tables, train)
             })
             .collect()
     }

@@ -29,7 +29,7 @@ impl Embeddings {
         }
         match self.size {
             1 => self.resolve_alone(&mut routes, Mode::Evaluate)?,
-            _ => self.resolve_with(comm, &mut routes, Mode::Evaluate)?,
+            _ => self.resolve_with(comm, &mut routes, None, Mode::Evaluate)?,
         }
         let mut rows = vec![0.0; ids.len() * dim];
         let TableRoute { bags, rows: distinct, .. } = &routes[table];

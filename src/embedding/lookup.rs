@@ -1,7 +1,7 @@
 //! The first half of a step: from the ids of a batch to pooled rows.
 
-use super::embeddings::{Bag, Embeddings};
-use super::exchange::{Layout, TableRoute};
+use super::embeddings::{Ahead, Bag, Embeddings};
+use super::exchange::{Begun, Layout, TableRoute};
 use super::memory::Memory;
 use super::pool::{self, BagRoute};
 use super::spec::Mode;
@@ -47,6 +47,62 @@ impl Embeddings {
     /// # Errors
     /// A table that outgrows the memory, or a failed exchange.
     pub fn lookup(&mut self, comm: &dyn Communicator, ids: &[IdColumn], rows: usize, mode: Mode) -> Result<Lookup> {
+        let ahead = match (mode, self.ahead.take()) {
+            // An evaluation between two steps goes past what was announced.
+            (Mode::Evaluate, ahead) => {
+                self.ahead = ahead;
+                None
+            }
+            (Mode::Train { step }, Some(ahead)) if ahead.step != step => {
+                let (announced, step) = (ahead.step, step);
+                return Err(Error::internal(format!("step {announced} was announced, and step {step} taken")));
+            }
+            (Mode::Train { .. }, ahead) => ahead,
+        };
+        let (mut routes, sent) = match ahead {
+            Some(Ahead { routes, ids, .. }) => (routes, Some(ids)),
+            None => (self.routes_of(ids, rows)?, None),
+        };
+        match (self.tables.len(), self.size) {
+            (0, _) => {}
+            (_, 1) => self.resolve_alone(&mut routes, mode)?,
+            _ => self.resolve_with(comm, &mut routes, sent, mode)?,
+        }
+        let (pooled, sequences) = (self.pool(&routes, rows), self.unroll(&routes, rows));
+        let trains_pooled = self.trains_pooled();
+        Ok(Lookup { pooled, sequences, trains_pooled, batch_rows: rows, mode, generation: self.generation, routes })
+    }
+
+    /// Sends the ids of the training lookup of step `step` to their owners already, while the step before it computes: which
+    /// ids are wanted does not depend on what is trained. The lookup must be given the same batch. Collective.
+    ///
+    /// # Errors
+    /// A batch that does not fit the bags, or a failed exchange.
+    pub fn announce(&mut self, comm: &dyn Communicator, ids: &[IdColumn], rows: usize, step: u64) -> Result<()> {
+        if self.size == 1 || self.tables.is_empty() {
+            return Ok(());
+        }
+        let routes = self.routes_of(ids, rows)?;
+        let ids = self.wire.begin_ids(comm, &routes, true)?;
+        self.ahead = Some(Ahead { step, routes, ids });
+        Ok(())
+    }
+
+    /// Waits for what was announced and is not wanted any more: the ranks may leave only when nothing is on its way.
+    /// Collective.
+    ///
+    /// # Errors
+    /// A failed exchange.
+    pub fn call_off(&mut self, comm: &dyn Communicator) -> Result<()> {
+        let tables = self.tables.len();
+        match self.ahead.take() {
+            Some(Ahead { ids, .. }) => self.wire.finish_ids(comm, ids, tables, true).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// The distinct ids of a batch, and where they go.
+    fn routes_of(&mut self, ids: &[IdColumn], rows: usize) -> Result<Vec<TableRoute>> {
         if ids.len() * self.sets != self.bags.len() {
             let (columns, bags, sets) = (ids.len(), self.bags.len(), self.sets);
             return Err(Error::internal(format!("{columns} id columns for {bags} bags in {sets} sets")));
@@ -57,14 +113,7 @@ impl Embeddings {
         let mut routes = self.spare.take().unwrap_or_default();
         routes.resize_with(self.tables.len(), TableRoute::default);
         self.read_ids(ids, &mut routes);
-        match (self.tables.len(), self.size) {
-            (0, _) => {}
-            (_, 1) => self.resolve_alone(&mut routes, mode)?,
-            _ => self.resolve_with(comm, &mut routes, mode)?,
-        }
-        let (pooled, sequences) = (self.pool(&routes, rows), self.unroll(&routes, rows));
-        let trains_pooled = self.trains_pooled();
-        Ok(Lookup { pooled, sequences, trains_pooled, batch_rows: rows, mode, generation: self.generation, routes })
+        Ok(routes)
     }
 
     /// Whether a pooled bag reads a table that is trained.
@@ -106,15 +155,21 @@ impl Embeddings {
         done.into_iter().collect()
     }
 
-    /// Several ranks: ids go to their owners, rows come back.
+    /// Several ranks: ids go to their owners, unless they were `sent`, and rows come back.
     pub(super) fn resolve_with(
         &mut self,
         comm: &dyn Communicator,
         routes: &mut [TableRoute],
+        sent: Option<Begun>,
         mode: Mode,
     ) -> Result<()> {
         let Self { tables, memory, dedups, wire, wire_format, dims, size, .. } = self;
-        let received = wire.exchange_ids(comm, routes, mode != Mode::Evaluate)?;
+        let trains = mode != Mode::Evaluate;
+        let sent = match sent {
+            Some(sent) => sent,
+            None => wire.begin_ids(comm, routes, trains)?,
+        };
+        let received = wire.finish_ids(comm, sent, tables.len(), trains)?;
         let done: Vec<Result<()>> = tables
             .par_iter_mut()
             .zip(routes.par_iter_mut())
@@ -127,7 +182,7 @@ impl Embeddings {
             .collect();
         let done = done.into_iter().collect::<Result<()>>();
         // Tables grow alike on all ranks: where one has no memory left, many will not.
-        if mode != Mode::Evaluate {
+        if trains {
             collectives::agree(comm, done)?;
         }
 

@@ -164,8 +164,12 @@ impl Run {
                 Some(loader) => loader,
                 None => self.loader(self.cursor)?,
             };
-            while let Some(batch) = self.next_batch(&mut loader)? {
-                let took = self.one_step(&batch, stop_asked(), &mut meter, observer)?;
+            let mut upcoming = self.next_batch(&mut loader)?;
+            while let Some(batch) = upcoming {
+                // An error of the next rows ends the run when their turn comes: this step is sound.
+                let next = if self.step + 1 < self.total_steps { self.next_batch(&mut loader) } else { Ok(None) };
+                let batches = (&batch, next.as_ref().ok().and_then(Option::as_ref));
+                let took = self.one_step(batches, stop_asked(), &mut meter, observer)?;
                 loader.recycle(batch);
                 if ahead.is_none() && self.epoch_ends_soon() {
                     ahead = Some(self.loader(Cursor { epoch: self.cursor.epoch + 1, taken: 0 })?);
@@ -174,8 +178,10 @@ impl Run {
                 if ending.is_some() || self.step == self.total_steps {
                     break;
                 }
+                upcoming = next?;
             }
         }
+        self.trainable.embeddings.call_off(self.comm.as_ref())?;
         if self.saved != Some(self.step) {
             self.save(observer)?;
         }
@@ -202,7 +208,14 @@ impl Run {
         assigned
     }
 
-    fn one_step(&mut self, batch: &Batch, stop: bool, meter: &mut Meter, observer: &mut dyn Observer) -> Result<Took> {
+    /// With the batch of this step, and that of the next if it is at hand.
+    fn one_step(
+        &mut self,
+        (batch, next): (&Batch, Option<&Batch>),
+        stop: bool,
+        meter: &mut Meter,
+        observer: &mut dyn Observer,
+    ) -> Result<Took> {
         let lr_factor = self.schedule.factor(self.step, self.total_steps);
         let clock = Clock { step: self.step, steps_per_epoch: self.layout.steps(), total_steps: self.total_steps };
         let looks = match self.job.train.log_conflict {
@@ -211,7 +224,7 @@ impl Run {
             LogConflict::Never => false,
         };
         let asks = Asks { stop, wait: self.is_writing() };
-        let input = StepInput { batch, plan: &self.train.plan, clock, lr_factor, asks, looks };
+        let input = StepInput { batch, next, plan: &self.train.plan, clock, lr_factor, asks, looks };
         let rows = self.layout.rows_in_step(self.cursor.taken);
         let report = match self.trainable.step(&self.comm, &input, &self.stages)? {
             Stepped::Taken(report) => report,

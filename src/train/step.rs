@@ -10,6 +10,8 @@
 //!     Σ w_k dE_k ──dedup──► all-to-all ──► owners: sum duplicates, sparse optimizer
 //! ```
 //!
+//! The first line's ids have left during the step before ([`Embeddings::announce`]): so it waits for the rows alone.
+//!
 //! That is the way of a method that compares shared gradients; `weigh` has the others.
 
 use super::context::{Kind, context};
@@ -20,14 +22,13 @@ use super::losses::{self, Losses, TaskSpec};
 use super::non_finite::{self, Finding, Located, Refused};
 use super::row_classes::RowClasses;
 pub use super::weigh::Clock;
-
 use super::weigh::{self, Forward, Parts, Weighed};
 use crate::balance::{Balance, Scope};
 use crate::comm::Comm;
 use crate::data::batch::Batch;
 use crate::data::plan::Plan;
 use crate::embedding::{Embeddings, Lookup, Mode};
-use crate::error::{Kind as ErrorKind, Result};
+use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::model::{Input, InputSpec, Model};
 use crate::nn::{Buffer, Context, Kernels, ParamStore, Precision};
 use crate::observe::{Stage, Stages};
@@ -65,7 +66,9 @@ pub struct Trainable {
 pub struct StepInput<'a> {
     /// This rank's rows.
     pub batch: &'a Batch,
-    /// Where they come from, for messages.
+    /// Those of the next step, if they are at hand: their ids travel while this step computes.
+    pub next: Option<&'a Batch>,
+    /// Where the rows come from, for messages.
     pub plan: &'a Plan,
     /// Where the run stands.
     pub clock: Clock,
@@ -117,11 +120,15 @@ struct Before {
 impl Trainable {
     /// Takes one step, unless its numbers are not finite. Collective.
     pub fn step(&mut self, comm: &Comm, input: &StepInput, stages: &Stages) -> Result<Stepped> {
-        let &StepInput { batch, clock, lr_factor, asks, looks, .. } = input;
+        let &StepInput { batch, next, clock, lr_factor, asks, looks, .. } = input;
         let step = clock.step;
         let before = self.before();
         let mut lookup = stages.time(Stage::Exchange, || {
-            self.embeddings.lookup(comm.as_ref(), &batch.ids, batch.rows, Mode::Train { step })
+            let found = self.embeddings.lookup(comm.as_ref(), &batch.ids, batch.rows, Mode::Train { step })?;
+            if let Some(next) = next {
+                self.embeddings.announce(comm.as_ref(), &next.ids, next.rows, step + 1)?;
+            }
+            Ok::<_, Error>(found)
         })?;
         let leaves = self.leaves(batch, &mut lookup)?;
         let context = context(comm, batch, Kind::Train(self.kernels, self.precision), self.seed, step)?;

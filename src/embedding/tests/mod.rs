@@ -1,5 +1,6 @@
 //! Tables over one and several ranks, against slow references.
 
+mod ahead;
 mod limits;
 mod pooling;
 mod reference;
@@ -70,11 +71,21 @@ fn share(comm: &dyn Communicator) -> std::ops::Range<usize> {
     ROWS * comm.rank() / comm.size()..ROWS * (comm.rank() + 1) / comm.size()
 }
 
+/// The ids of this rank's share of the global batch.
+fn ids_of_step(comm: &dyn Communicator, step: u64, vocabulary: u64) -> Vec<IdColumn> {
+    (0..4).map(|f| column(&batch(step, f, vocabulary)[share(comm)])).collect()
+}
+
 /// One training step on this rank's share of the global batch.
 fn train_step(embeddings: &mut Embeddings, comm: &dyn Communicator, step: u64, vocabulary: u64) {
+    let ids = ids_of_step(comm, step, vocabulary);
+    let lookup = embeddings.lookup(comm, &ids, share(comm).len(), Mode::Train { step }).unwrap();
+    train_with(embeddings, comm, step, lookup);
+}
+
+/// What follows the lookup.
+fn train_with(embeddings: &mut Embeddings, comm: &dyn Communicator, step: u64, lookup: Lookup) {
     let mine = share(comm);
-    let ids: Vec<IdColumn> = (0..4).map(|f| column(&batch(step, f, vocabulary)[mine.clone()])).collect();
-    let lookup = embeddings.lookup(comm, &ids, mine.len(), Mode::Train { step }).unwrap();
     let width = embeddings.pooled_width();
     let mut d_pooled = vec![0.0; mine.len() * width];
     for feature in [0, 2, 3] {

@@ -41,7 +41,15 @@ pub fn replay(comm: &Comm, folder: &Path) -> Result<Replayed> {
     }
     let Record { step, steps_per_epoch, total_steps, finding, .. } = record;
     let clock = Clock { step, steps_per_epoch, total_steps };
-    let input = StepInput { batch: &batch, plan: &plan, clock, lr_factor: 1.0, asks: Asks::default(), looks: false };
+    let input = StepInput {
+        batch: &batch,
+        next: None,
+        plan: &plan,
+        clock,
+        lr_factor: 1.0,
+        asks: Asks::default(),
+        looks: false,
+    };
     let now = match trainable.step(comm, &input, &Stages::start())? {
         Stepped::Taken(_) => None,
         Stepped::Refused(refused) => Some(refused.finding),

@@ -66,7 +66,7 @@ impl Run {
             let mut loader = self.loader(self.cursor)?;
             while local.steps < steps && !local.stopped {
                 let Some(batch) = self.next_batch(&mut loader)? else { break };
-                let took = self.one_step(&batch, stop_asked(), &mut meter, &mut Unheard)?;
+                let took = self.one_step((&batch, None), stop_asked(), &mut meter, &mut Unheard)?;
                 loader.recycle(batch);
                 if let Some(report) = &took.report {
                     for ((sum, count), (loss, present)) in
