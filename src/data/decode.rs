@@ -199,6 +199,13 @@ impl Decoder {
         out: &mut IdColumn,
     ) -> Result<()> {
         let Some(lists) = columns::lists(input.array) else {
+            if input.nulls.is_none() {
+                let first = out.ids.len();
+                columns::ids(input.array, &mut self.hashes[column], &mut out.ids)
+                    .map_err(|e| place.unreadable(input.name, &e))?;
+                out.offsets.extend((first + 1..=out.ids.len()).map(|end| end as u32));
+                return Ok(());
+            }
             self.scalar_ids(input, column, place)?;
             for (row, &id) in self.ids.iter().enumerate() {
                 if !input.is_null(row) {

@@ -105,6 +105,7 @@ impl Statistics {
 
 impl Numeric {
     /// The transform of a value.
+    #[inline]
     pub fn apply(&self, transform: Transform, x: f64) -> f32 {
         let y = match transform {
             Transform::None => x,
