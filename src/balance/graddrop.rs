@@ -10,6 +10,7 @@ use super::{Balancer, KEY, Needs, Signal};
 use crate::config::Component;
 use crate::error::{Error, Result};
 use crate::random;
+use pulp::Arch;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -52,33 +53,86 @@ impl Balancer for GradDrop {
     }
 }
 
+/// Rows that a thread works on at a time.
+const GROUP: usize = 64;
+
 impl OnRepresentation for GradDrop {
     fn combine(&self, signal: &Signal, representation: &Representation, out: &mut [f32]) {
         let Representation { values, gradients, width, slots, tensor } = *representation;
+        let width = width.max(1);
         let key = [random::text("graddrop"), signal.step, tensor as u64];
-        out.par_chunks_mut(width.max(1)).enumerate().for_each(|(row, out)| {
-            let [name, step, tensor] = key;
-            let hash = random::hash(signal.seed, &[name, step, tensor, u64::from(slots[row])]);
-            for (column, out) in out.iter_mut().enumerate() {
-                let at = row * width + column;
-                let draw = random::to_unit(random::mix(hash ^ random::mix(column as u64)));
-                let sign = if values[at] < 0.0 { -1.0 } else { 1.0 };
-                *out = self.element(gradients.iter().map(|g| f64::from(g[at])), sign, draw) as f32;
+        out.par_chunks_mut(GROUP * width).enumerate().for_each(|(group, out)| {
+            let mut scratch = Scratch::of(width);
+            for (row, out) in (group * GROUP..).zip(out.chunks_exact_mut(width)) {
+                let [name, step, tensor] = key;
+                let hash = random::hash(signal.seed, &[name, step, tensor, u64::from(slots[row])]);
+                let draw = |column: usize| random::to_unit(random::mix(hash ^ random::mix(column as u64)));
+                Arch::new().dispatch(
+                    #[inline(always)]
+                    || {
+                        let gradients = gradients.iter().map(|gradient| of_row(gradient, row, width));
+                        self.combine_row(of_row(values, row, width), gradients, draw, &mut scratch, out);
+                    },
+                );
             }
         });
     }
 }
 
+fn of_row(matrix: &[f32], row: usize, width: usize) -> &[f32] {
+    &matrix[row * width..][..width]
+}
+
+/// Numbers of a row's columns.
+struct Scratch {
+    /// Σ g.
+    sum: Vec<f64>,
+    /// Σ |g|.
+    size: Vec<f64>,
+    /// The sign that is kept.
+    side: Vec<f64>,
+    kept: Vec<f64>,
+}
+
+impl Scratch {
+    fn of(width: usize) -> Self {
+        let zeros = || vec![0.0; width];
+        Self { sum: zeros(), size: zeros(), side: zeros(), kept: zeros() }
+    }
+}
+
 impl GradDrop {
-    fn element(&self, gradients: impl Iterator<Item = f64> + Clone, sign: f64, draw: f64) -> f64 {
-        let sum: f64 = gradients.clone().sum();
-        let size: f64 = gradients.clone().map(f64::abs).sum();
-        if size == 0.0 {
-            return 0.0;
+    /// Task after task goes along the row, so that the compiler makes vectors of it.
+    #[inline(always)]
+    fn combine_row<'a>(
+        &self,
+        values: &[f32],
+        gradients: impl Iterator<Item = &'a [f32]> + Clone,
+        draw: impl Fn(usize) -> f64,
+        scratch: &mut Scratch,
+        out: &mut [f32],
+    ) {
+        let Scratch { sum, size, side, kept } = scratch;
+        [&mut *sum, &mut *size, &mut *kept].into_iter().for_each(|numbers| numbers.fill(0.0));
+        for gradient in gradients.clone() {
+            for ((sum, size), &g) in sum.iter_mut().zip(size.iter_mut()).zip(gradient) {
+                *sum += f64::from(g);
+                *size += f64::from(g).abs();
+            }
         }
-        let keeps_positive = 0.5 * (1.0 + sign * sum / size) > draw;
-        let kept: f64 = gradients.filter(|g| (sign * g > 0.0) == keeps_positive).sum();
-        self.leak * sum + (1.0 - self.leak) * kept
+        for (column, side) in side.iter_mut().enumerate() {
+            let sign = if values[column] < 0.0 { -1.0 } else { 1.0 };
+            let keeps_positive = 0.5 * (1.0 + sign * sum[column] / size[column]) > draw(column);
+            *side = if keeps_positive { sign } else { -sign };
+        }
+        for gradient in gradients {
+            for ((kept, &side), &g) in kept.iter_mut().zip(side.iter()).zip(gradient) {
+                *kept += if side * f64::from(g) > 0.0 { f64::from(g) } else { 0.0 };
+            }
+        }
+        for ((out, sum), kept) in out.iter_mut().zip(sum.iter()).zip(kept.iter()) {
+            *out = (self.leak * sum + (1.0 - self.leak) * kept) as f32;
+        }
     }
 }
 
@@ -87,7 +141,11 @@ mod tests {
     use super::*;
 
     fn of(leak: f64, gradients: &[f64], sign: f64, draw: f64) -> f64 {
-        GradDrop { leak }.element(gradients.iter().copied(), sign, draw)
+        let columns: Vec<[f32; 1]> = gradients.iter().map(|&g| [g as f32]).collect();
+        let mut out = [f32::NAN];
+        let (values, gradients) = ([sign as f32], columns.iter().map(|column| &column[..]));
+        GradDrop { leak }.combine_row(&values, gradients, |_| draw, &mut Scratch::of(1), &mut out);
+        f64::from(out[0])
     }
 
     #[test]
@@ -97,6 +155,11 @@ mod tests {
             assert_eq!(of(0.0, &[-1.0, -2.0], 1.0, draw), -3.0);
             assert_eq!(of(0.0, &[0.0, 0.0], 1.0, draw), 0.0);
         }
+    }
+
+    #[test]
+    fn no_gradient_stays_none() {
+        assert_eq!(of(0.0, &[0.0, 0.0], 1.0, 0.5), 0.0);
     }
 
     #[test]
