@@ -22,23 +22,23 @@
 //! the job. So a failing rank never finalises: [`Communicator::abort`] ends the whole job, and so does a
 //! panic on the main thread. Only [`Session::finish`] finalises, after success.
 
+mod travelling;
+
 use super::layout::{c_layout, check_all_gather, check_all_to_all, check_begun, check_one_each, ranges, unpack};
 use super::meter::Meter;
 use super::{Begun, Comm, Communicator, STOPPED_BY_PANIC, Traffic, print_failure};
 use crate::error::{Error, Result};
 use crate::guard;
-use ::mpi::datatype::{Equivalence, Partition, PartitionMut};
+use ::mpi::datatype::{Partition, PartitionMut};
 use ::mpi::environment::{Threading, Universe};
-use ::mpi::ffi;
-use ::mpi::raw::AsRaw;
 use ::mpi::topology::{Color, Communicator as _, SimpleCommunicator};
 use ::mpi::traits::{CommunicatorCollectives, Destination, Source};
-use send_wrapper::SendWrapper;
 use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::Duration;
+pub use travelling::Travelling;
 
 /// How long `MPI_Init` may take before the user is told where the job hangs.
 const SLOW_START: Duration = Duration::from_secs(60);
@@ -187,61 +187,6 @@ impl Mpi {
         all.iter().enumerate().map(|(r, at)| if travels(r, at) { at.len() } else { 0 }).collect()
     }
 
-    /// Hands the short messages to MPI, which may move them until [`finish`](Self::finish).
-    fn begin(&self, send: &[u64], send_at: Vec<Range<usize>>, recv_at: Vec<Range<usize>>) -> Result<Travelling> {
-        let (send_counts, recv_counts) = (self.short(&send_at), self.short(&recv_at));
-        let mut buffers = Box::new(Buffers {
-            outgoing: packed(bytemuck::cast_slice(send), &send_at, &send_counts),
-            incoming: vec![0u8; recv_counts.iter().sum()],
-            send_layout: c_layout(&send_counts)?,
-            recv_layout: c_layout(&recv_counts)?,
-        });
-        let mut spare = [0u8; 1];
-        let mut request = std::mem::MaybeUninit::uninit();
-        let bytes = u8::equivalent_datatype();
-        // SAFETY: the buffers fit their layouts, and stay where they are until `finish` has waited for the request, or for
-        // ever. The spare byte stands for a buffer of no bytes, which MPI does not touch.
-        let request = unsafe {
-            let Buffers { outgoing, incoming, send_layout, recv_layout } = buffers.as_mut();
-            ffi::MPI_Ialltoallv(
-                addressable(outgoing).as_ptr().cast(),
-                send_layout.0.as_ptr(),
-                send_layout.1.as_ptr(),
-                bytes.as_raw(),
-                addressable_mut(incoming, &mut spare).as_mut_ptr().cast(),
-                recv_layout.0.as_ptr(),
-                recv_layout.1.as_ptr(),
-                bytes.as_raw(),
-                self.world.as_raw(),
-                request.as_mut_ptr(),
-            );
-            request.assume_init()
-        };
-        Ok(Travelling {
-            request: SendWrapper::new(request),
-            buffers: ManuallyDrop::new(buffers),
-            send: send.to_vec(),
-            send_at,
-            recv_at,
-        })
-    }
-
-    /// Waits for the short messages, and moves the long ones.
-    fn finish(&self, travelling: Travelling) -> Vec<u64> {
-        let Travelling { request, buffers, send, send_at, recv_at } = travelling;
-        let mut request = request.take();
-        // SAFETY: the request is one of `begin`, and no other has waited for it.
-        unsafe { ffi::MPI_Wait(&mut request, ffi::RSMPI_STATUS_IGNORE) };
-        let Buffers { incoming, recv_layout, .. } = *ManuallyDrop::into_inner(buffers);
-        let mut received = vec![0u64; recv_at.last().map_or(0, |at| at.end) / size_of::<u64>()];
-        let (send, into): (&[u8], &mut [u8]) = (bytemuck::cast_slice(&send), bytemuck::cast_slice_mut(&mut received));
-        into[recv_at[self.rank].clone()].copy_from_slice(&send[send_at[self.rank].clone()]);
-        let counts = recv_layout.0.into_iter().map(|count| count as usize);
-        unpack(&incoming, into, recv_at.iter().map(|at| at.start).zip(counts));
-        self.exchange_long(send, &send_at, into, &recv_at);
-        received
-    }
-
     /// Messages too long for [`exchange_short`](Self::exchange_short), chunk by chunk.
     fn exchange_long(&self, send: &[u8], send_at: &[Range<usize>], recv: &mut [u8], recv_at: &[Range<usize>]) {
         let is_long = |at: &Range<usize>| at.len() > self.limit_bytes;
@@ -299,26 +244,6 @@ impl Mpi {
         }
         Ok(())
     }
-}
-
-/// An exchange that MPI was handed and nobody has waited for.
-pub struct Travelling {
-    /// Used by the thread that began it alone.
-    request: SendWrapper<ffi::MPI_Request>,
-    /// Dropped only after the wait: else MPI may still write there.
-    buffers: ManuallyDrop<Box<Buffers>>,
-    send: Vec<u64>,
-    send_at: Vec<Range<usize>>,
-    recv_at: Vec<Range<usize>>,
-}
-
-/// What MPI reads and writes meanwhile.
-struct Buffers {
-    outgoing: Vec<u8>,
-    incoming: Vec<u8>,
-    /// Counts and starts.
-    send_layout: (Vec<i32>, Vec<i32>),
-    recv_layout: (Vec<i32>, Vec<i32>),
 }
 
 /// The first `counts[r]` bytes of each message, one after the other.

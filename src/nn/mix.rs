@@ -123,7 +123,7 @@ impl CustomOp2 for Mix {
     }
 
     fn bwd(&self, gate: &Tensor, x: &Tensor, _: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let mut gradients = self.gradients(&[gate], x, &[dy.contiguous()?])?.into_iter();
+        let mut gradients = self.gradients(&[gate], x, &[dy.contiguous()?], true)?.into_iter();
         let mut next = |like: &Tensor| gradients.next().map(|values| floats::tensor(values, like.dims())).transpose();
         Ok((next(gate)?, next(x)?))
     }
@@ -142,7 +142,7 @@ impl Operation for Mix {
         };
         let gates: Vec<&Tensor> = family.iter().filter_map(|reached| reached.inputs.first()).collect();
         let dys = family.iter().map(|reached| reached.dy.contiguous()).collect::<Result<Vec<_>>>()?;
-        let mut gradients = self.gradients(&gates, x, &dys)?;
+        let mut gradients = self.gradients(&gates, x, &dys, true)?;
         let mut dx = gradients.pop();
         let dgates = gradients.into_iter().zip(&gates);
         // The gradient of x stands with the first, and is the sum of all.
@@ -171,7 +171,8 @@ impl Operation for Mix {
         // The gates of several tasks mix the same experts: a matrix of their own for each would only be added.
         let dy = dy.contiguous()?;
         sum.inplace_op3(gate, &dy, self)?;
-        Ok(vec![Some(self.gate_gradient(gate, x, &dy)?), None])
+        let dgate = self.gradients(&[gate], x, &[dy], false)?.pop();
+        Ok(vec![dgate.map(|dgate| floats::tensor(dgate, gate.dims())).transpose()?, None])
     }
 }
 
@@ -220,16 +221,15 @@ impl Mix {
         }
     }
 
-    /// The gradient of each gate, then that of x, which is the sum over the gates.
-    fn gradients(&self, gates: &[&Tensor], x: &Tensor, dys: &[Tensor]) -> Result<Vec<Vec<f32>>> {
+    /// The gradient of each gate, then, if it is wanted, that of x, which is the sum over the gates.
+    fn gradients(&self, gates: &[&Tensor], x: &Tensor, dys: &[Tensor], wants_dx: bool) -> Result<Vec<Vec<f32>>> {
         let Some(gate) = gates.first() else { return Ok(Vec::new()) };
         let (columns, h) = self.widths(gate.dims(), x.dims())?;
         let (rows, width) = floats::rows_of(x.dims());
         let values = gates.iter().map(|gate| Floats::of(gate)).collect::<Result<Vec<_>>>()?;
         let dys = dys.iter().map(Floats::of).collect::<Result<Vec<_>>>()?;
         let x = Floats::of(x)?;
-        let mut widths = vec![columns; gates.len()];
-        widths.push(width);
+        let widths: Vec<usize> = gates.iter().map(|_| columns).chain(wants_dx.then_some(width)).collect();
         Ok(parallel::new_matrices(
             rows,
             &widths,
@@ -251,24 +251,6 @@ impl Mix {
                 }
             },
         ))
-    }
-
-    fn gate_gradient(&self, gate: &Tensor, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
-        let (columns, h) = self.widths(gate.dims(), x.dims())?;
-        let (rows, width) = floats::rows_of(x.dims());
-        let (v, dy) = (Floats::of(x)?, Floats::of(dy)?);
-        let dgate = parallel::new_rows(
-            rows,
-            columns,
-            #[inline(always)]
-            |row, dgate| {
-                let experts = v[row * width..][..width].chunks_exact(h);
-                for (dgate, expert) in dgate[self.start..].iter_mut().zip(experts) {
-                    *dgate = dot(expert, &dy[row * h..][..h]);
-                }
-            },
-        );
-        floats::tensor(dgate, gate.dims())
     }
 }
 
@@ -308,69 +290,4 @@ pub(crate) fn add_scaled(to: &mut [f32], factor: f32, from: &[f32]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::testing::{assert_close, check_gradients, check_matches, context, numbers, random};
-    use super::*;
-    use candle_core::Var;
-
-    fn plain(experts: usize, start: usize) -> impl Fn(&[Tensor]) -> Result<Tensor> {
-        move |t| reference::mix(&t[0], &t[1], experts, start)
-    }
-
-    #[test]
-    fn matches_differences_and_plain_operations() {
-        for (rows, columns, experts, start, h) in
-            [(1, 1, 1, 0, 1), (5, 3, 3, 0, 4), (4, 6, 2, 3, 9), (1, 4, 4, 0, 17), (700, 4, 4, 0, 24)]
-        {
-            let t = [random(&[rows, columns], 1), random(&[rows, experts * h], 2)];
-            let mixed = |t: &[Tensor]| t[0].apply_op2(&t[1], Mix { experts, start, reads: t[1].id() });
-            check_gradients(&t, mixed);
-            check_matches(&t, mixed, plain(experts, start));
-        }
-    }
-
-    #[test]
-    fn gates_mix_together_as_each_alone() {
-        let var = |shape: &[usize], seed| Var::from_tensor(&random(shape, seed)).unwrap();
-        let (rows, h) = (300, 40);
-        let context = Context { graph: Graph::tape(), ..context(true, rows) };
-        let x = var(&[rows, 2 * h], 1);
-        let gates: Vec<_> = (2..5).map(|seed| var(&[rows, 3], seed)).collect();
-        let tensors: Vec<Tensor> = gates.iter().map(|gate| gate.as_tensor().clone()).collect();
-        let mixed = mix_all(&tensors, &x, 2, 1, &context).unwrap();
-        let pull = |outputs: &[(&Tensor, Tensor)]| {
-            let grads = context.graph.backward(outputs).unwrap().grads;
-            let of_gates: Vec<_> = gates.iter().filter_map(|gate| grads.get(gate)).map(numbers).collect();
-            (of_gates, numbers(grads.get(&x).unwrap()))
-        };
-        let dys = || mixed.iter().zip(7..).map(|(y, seed)| (y, random(y.dims(), seed))).collect::<Vec<_>>();
-        let (mut of_gates, mut dx) = (Vec::new(), vec![0.0; rows * 2 * h]);
-        for (gate, (y, dy)) in gates.iter().zip(dys()) {
-            assert_eq!(numbers(&mix(gate, &x, 2, 1, &context).unwrap()), numbers(y));
-            let (own, part) = pull(&[(y, dy)]);
-            of_gates.extend(own);
-            dx.iter_mut().zip(part).for_each(|(dx, part)| *dx += part);
-        }
-        let together = pull(&dys());
-        assert_eq!(together.0, of_gates);
-        assert_close(&together.1, &dx, 1e-5, "dx");
-
-        // Where x has a gradient already, theirs are added to it.
-        let before = random(&[rows, 2 * h], 20);
-        let outputs: Vec<_> = dys().into_iter().chain([(x.as_tensor(), before.clone())]).collect();
-        let (added, sum) = pull(&outputs);
-        dx.iter_mut().zip(numbers(&before)).for_each(|(dx, before)| *dx += before);
-        assert_eq!(added, of_gates);
-        assert_close(&sum, &dx, 1e-5, "dx added");
-    }
-
-    #[test]
-    fn experts_that_do_not_fit_the_gate_are_an_error() {
-        let (gate, x) = (random(&[2, 3], 1), random(&[2, 8], 2));
-        let mix = |x: &Tensor, experts, start| mix(&gate, x, experts, start, &context(true, 2));
-        assert!(mix(&x, 4, 0).is_err());
-        assert!(mix(&x, 2, 2).is_err());
-        assert!(mix(&random(&[3, 8], 2), 2, 0).is_err());
-        assert!(mix(&x, 2, 1).is_ok());
-    }
-}
+mod tests;

@@ -1,0 +1,108 @@
+//! Layers that read the model's input: what they do together.
+
+use super::super::activation::Activation;
+use super::super::floats::{self, Floats};
+use super::super::graph::{Family, Operation, Pass, Reached};
+use super::super::input_gradient::Part;
+use super::super::program::{Describe, Program, Value};
+use super::super::{Context, Graph, Kernels, narrow, parallel};
+use super::Linear;
+use super::fused::{Fused, add_bias, bias_gradient};
+use candle_core::{Result, Tensor};
+use std::sync::OnceLock;
+
+/// A layer that reads the model's input: it leaves its dz, from which dx is computed once for all tasks.
+pub(super) struct AtInput {
+    pub op: Fused,
+    /// Of [`Linear::forward_all`].
+    pub family: Option<Family>,
+}
+
+impl Describe for AtInput {
+    fn describe(&self, program: &mut Program, inputs: &[Value]) -> crate::Result<Value> {
+        self.op.describe(program, inputs)
+    }
+}
+
+impl Operation for AtInput {
+    fn backward(
+        &self,
+        inputs: &[Tensor],
+        y: &Tensor,
+        dy: &Tensor,
+        pass: &mut Pass,
+    ) -> crate::Result<Vec<Option<Tensor>>> {
+        let [x, weight, bias] = inputs else {
+            return Err(crate::Error::internal("a linear layer has three inputs"));
+        };
+        let dims = self.op.dims(x.dims(), weight.dims())?;
+        let dz = self.op.activation_gradient(y, dy, dims.y())?;
+        let (dw, db) = self.op.parameter_gradients(dims, &dz, x, weight, bias)?;
+        pass.at_input.push(Part::Linear { weight: weight.clone(), dz, precision: self.op.precision });
+        Ok(vec![None, Some(dw), Some(db)])
+    }
+
+    fn family(&self) -> Option<Family> {
+        self.family
+    }
+
+    fn backward_together(&self, family: &[Reached], pass: &mut Pass) -> crate::Result<Vec<Vec<Option<Tensor>>>> {
+        let Some([x, ..]) = family.first().map(|first| first.inputs) else { return Ok(Vec::new()) };
+        let dzs = family.iter().map(|reached| reached.dy.contiguous()).collect::<Result<Vec<_>>>()?;
+        let input = floats::rows_of(x.dims()).1;
+        let dws = {
+            let values = dzs.iter().map(Floats::of).collect::<Result<Vec<_>>>()?;
+            let outputs = dzs.iter().map(|dz| floats::rows_of(dz.dims()).1);
+            let layers: Vec<_> = values.iter().map(|dz| &**dz).zip(outputs).collect();
+            narrow::weight_gradients(&Floats::of(x)?, input, &layers)
+        };
+        let of_layer = |((reached, dz), dw): ((&Reached, Tensor), Vec<f32>)| {
+            let [_, weight, bias] = reached.inputs else {
+                return Err(crate::Error::internal("a linear layer has three inputs"));
+            };
+            let db = floats::tensor(bias_gradient(&Floats::of(&dz)?, weight.dims()[1]), bias.dims())?;
+            let dw = floats::tensor(dw, weight.dims())?;
+            pass.at_input.push(Part::Linear { weight: weight.clone(), dz, precision: self.op.precision });
+            Ok(vec![None, Some(dw), Some(db)])
+        };
+        family.iter().zip(dzs).zip(dws).map(of_layer).collect()
+    }
+}
+
+impl Linear {
+    /// [`Linear::forward`] of several layers of one `x`. Narrow ones without activation, as gates are, read the model's
+    /// input together: it comes from memory once for all of them, on the way back too.
+    pub fn forward_all(layers: &[&Self], x: &Tensor, context: &Context) -> crate::Result<Vec<Tensor>> {
+        let (rows, input) = floats::rows_of(x.dims());
+        let narrow = |layer: &&Self| layer.is_narrow() && layer.activation == Activation::None && layer.input == input;
+        let graph = &context.graph;
+        let at_input = matches!(graph, Graph::None | Graph::Trace(_)) || graph.is_input(x);
+        let together = at_input && context.kernels == Kernels::Fused && layers.len() > 1 && layers.iter().all(narrow);
+        if !together {
+            return layers.iter().map(|layer| layer.forward(x, context)).collect();
+        }
+        let x = x.contiguous()?;
+        let products = {
+            let weights = layers.iter().map(|layer| Floats::of(&layer.weight)).collect::<Result<Vec<_>>>()?;
+            let weights: Vec<_> = weights.iter().zip(layers).map(|(weight, layer)| (&**weight, layer.output)).collect();
+            narrow::forward(&Floats::of(&x)?, input, &weights)
+        };
+        let finish = |(layer, mut y): (&&Self, Vec<f32>)| {
+            let Self { weight, bias, output, activation, .. } = *layer;
+            let values = Floats::of(bias)?;
+            parallel::rows(
+                &mut y,
+                *output,
+                #[inline(always)]
+                |_, row| add_bias(row, &values),
+            );
+            let y = floats::tensor(y, (rows, *output))?;
+            let (precision, input) = (context.precision.of_layer(input, *output), OnceLock::new());
+            let op = Fused { groups: 1, activation: *activation, precision, wants_dx: false, input };
+            let family = Some(Family { kind: "narrow", reads: x.id(), settings: [0; 2] });
+            graph.record(&[&x, weight, bias], &y, AtInput { op, family })?;
+            Ok(y)
+        };
+        layers.iter().zip(products).map(finish).collect()
+    }
+}
