@@ -57,7 +57,7 @@ pub enum Begun {
     Done(Vec<u64>),
     /// MPI is at it.
     #[cfg(feature = "mpi")]
-    Mpi(mpi::Travelling),
+    Mpi(Box<mpi::Travelling>),
 }
 
 /// A group of ranks that call the same collectives in the same order.

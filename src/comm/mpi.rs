@@ -312,13 +312,13 @@ impl Communicator for Mpi {
         check_begun(self, send, &send_counts, &recv_counts)?;
         let sent = size_of_val(send) - send_counts[self.rank];
         let travelling = self.meter.call(sent, || self.begin(send, ranges(&send_counts), ranges(&recv_counts)))?;
-        Ok(Begun::Mpi(travelling))
+        Ok(Begun::Mpi(Box::new(travelling)))
     }
 
     fn finish_words(&self, begun: Begun) -> Result<Vec<u64>> {
         match begun {
             Begun::Done(received) => Ok(received),
-            Begun::Mpi(travelling) => self.meter.call(0, || Ok(self.finish(travelling))),
+            Begun::Mpi(travelling) => self.meter.call(0, || Ok(self.finish(*travelling))),
         }
     }
 

@@ -45,19 +45,13 @@ impl Embeddings {
     /// admitted and given rows. Collective.
     ///
     /// # Errors
-    /// A table that outgrows the memory, or a failed exchange.
+    /// A table that outgrows the memory, a failed exchange, or another step than the one that was
+    /// [announced](Self::announce).
     pub fn lookup(&mut self, comm: &dyn Communicator, ids: &[IdColumn], rows: usize, mode: Mode) -> Result<Lookup> {
-        let ahead = match (mode, self.ahead.take()) {
+        let ahead = match mode {
+            Mode::Train { step } => self.announced(step)?,
             // An evaluation between two steps goes past what was announced.
-            (Mode::Evaluate, ahead) => {
-                self.ahead = ahead;
-                None
-            }
-            (Mode::Train { step }, Some(ahead)) if ahead.step != step => {
-                let (announced, step) = (ahead.step, step);
-                return Err(Error::internal(format!("step {announced} was announced, and step {step} taken")));
-            }
-            (Mode::Train { .. }, ahead) => ahead,
+            Mode::Evaluate => None,
         };
         let (mut routes, sent) = match ahead {
             Some(Ahead { routes, ids, .. }) => (routes, Some(ids)),
@@ -86,6 +80,15 @@ impl Embeddings {
         let ids = self.wire.begin_ids(comm, &routes, true)?;
         self.ahead = Some(Ahead { step, routes, ids });
         Ok(())
+    }
+
+    fn announced(&mut self, step: u64) -> Result<Option<Ahead>> {
+        match self.ahead.take() {
+            Some(ahead) if ahead.step != step => {
+                Err(Error::internal(format!("step {} was announced, and step {step} taken", ahead.step)))
+            }
+            ahead => Ok(ahead),
+        }
     }
 
     /// Waits for what was announced and is not wanted any more: the ranks may leave only when nothing is on its way.

@@ -1,7 +1,7 @@
 //! Exchanges that are under way while a rank computes.
 
 use super::super::layout::{c_layout, unpack};
-use super::{Mpi, addressable, addressable_mut, packed};
+use super::{Mpi, addressable, packed};
 use crate::error::Result;
 use ::mpi::datatype::Equivalence;
 use ::mpi::ffi;
@@ -15,7 +15,7 @@ pub struct Travelling {
     /// Used by the thread that began it alone.
     request: SendWrapper<ffi::MPI_Request>,
     /// Dropped only after the wait: else MPI may still write there.
-    buffers: ManuallyDrop<Box<Buffers>>,
+    buffers: ManuallyDrop<Buffers>,
     send: Vec<u64>,
     send_at: Vec<Range<usize>>,
     recv_at: Vec<Range<usize>>,
@@ -39,25 +39,25 @@ impl Mpi {
         recv_at: Vec<Range<usize>>,
     ) -> Result<Travelling> {
         let (send_counts, recv_counts) = (self.short(&send_at), self.short(&recv_at));
-        let mut buffers = Box::new(Buffers {
+        let mut buffers = Buffers {
             outgoing: packed(bytemuck::cast_slice(send), &send_at, &send_counts),
-            incoming: vec![0u8; recv_counts.iter().sum()],
+            // Never without a byte, so that it has an address.
+            incoming: vec![0u8; recv_counts.iter().sum::<usize>().max(1)],
             send_layout: c_layout(&send_counts)?,
             recv_layout: c_layout(&recv_counts)?,
-        });
-        let mut spare = [0u8; 1];
+        };
         let mut request = std::mem::MaybeUninit::uninit();
         let bytes = u8::equivalent_datatype();
-        // SAFETY: the buffers fit their layouts, and stay where they are until `finish` has waited for the request, or for
-        // ever. The spare byte stands for a buffer of no bytes, which MPI does not touch.
+        // SAFETY: the buffers fit their layouts, and their memory stays until `finish` has waited for the request, or for
+        // ever.
         let request = unsafe {
-            let Buffers { outgoing, incoming, send_layout, recv_layout } = buffers.as_mut();
+            let Buffers { outgoing, incoming, send_layout, recv_layout } = &mut buffers;
             ffi::MPI_Ialltoallv(
                 addressable(outgoing).as_ptr().cast(),
                 send_layout.0.as_ptr(),
                 send_layout.1.as_ptr(),
                 bytes.as_raw(),
-                addressable_mut(incoming, &mut spare).as_mut_ptr().cast(),
+                incoming.as_mut_ptr().cast(),
                 recv_layout.0.as_ptr(),
                 recv_layout.1.as_ptr(),
                 bytes.as_raw(),
@@ -81,7 +81,7 @@ impl Mpi {
         let mut request = request.take();
         // SAFETY: the request is one of `begin`, and no other has waited for it.
         unsafe { ffi::MPI_Wait(&mut request, ffi::RSMPI_STATUS_IGNORE) };
-        let Buffers { incoming, recv_layout, .. } = *ManuallyDrop::into_inner(buffers);
+        let Buffers { incoming, recv_layout, .. } = ManuallyDrop::into_inner(buffers);
         let mut received = vec![0u64; recv_at.last().map_or(0, |at| at.end) / size_of::<u64>()];
         let (send, into): (&[u8], &mut [u8]) = (bytemuck::cast_slice(&send), bytemuck::cast_slice_mut(&mut received));
         into[recv_at[self.rank].clone()].copy_from_slice(&send[send_at[self.rank].clone()]);
