@@ -78,6 +78,7 @@ results: build
 
 balancing: build
 	benches/balancing.py --write docs/balancing.md
+	benches/balancing.py --write docs/balancing.md --part logs
 
 bench: install
 	cargo bench --bench dense --bench throughput --bench table_memory --bench display

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains every balancing method on synthetic logs of known conflict and on public data, and writes one table of it.
 
-usage: benches/balancing.py [--tandem BIN] [--sets "A;B"] [--methods "A;B"] [--seeds N] [--rounds N] [--write FILE [--part NAME]]
+usage: benches/balancing.py [--tandem BIN] [--sets "A;B"] [--methods "A;B"] [--seeds N] [--rounds N] [--write FILE] [--part NAME]
 
 Each run is tested once, at its checkpoint of the best mean valid AUC. All methods of a set have the same model, batch, epochs and
 learning rates, which were chosen on the valid split with `uniform`; the methods' own options are the defaults. Seed s of a
@@ -26,14 +26,14 @@ arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argpars
 names = lambda text: text.split(";")  # names have commas in them
 arguments.add_argument("--tandem", default="target/release/tandem")
 arguments.add_argument("--work", type=pathlib.Path, default=pathlib.Path("runs/balancing"))
-arguments.add_argument("--sets", type=names, help="default: all but those that --part is for")
+arguments.add_argument("--sets", type=names, help="default: all of the part, or all that are in no part")
 arguments.add_argument("--methods", type=names, help="default: all")
 arguments.add_argument("--as-is", action="store_true", help="train and time nothing: show the methods whose seeds are all done")
 arguments.add_argument("--only-time", action="store_true", help="time the steps and stop")
 arguments.add_argument("--seeds", type=int, default=5)
 arguments.add_argument("--rounds", type=int, default=3, help="of timing")
 arguments.add_argument("--write", type=pathlib.Path, metavar="FILE", help="replace the tables in this document")
-arguments.add_argument("--part", metavar="NAME", help="a set with tables of its own: trains it, and writes those")
+arguments.add_argument("--part", metavar="NAME", help="sets with tables of their own: trains them, and writes those")
 options = arguments.parse_args()
 
 SMALL_MMOE = "model={kind: mmoe, experts: 4, expert: [32], tower: [16]}"
@@ -54,21 +54,18 @@ ML1M_SETTINGS += [f"tasks.{task}.gauc=null" for task in ("like", "love", "dislik
 TAOBAO_SETTINGS = [SMALL_MMOE, "train.max_steps=400", "train.eval.every=100 steps"]
 TAOBAO_SETTINGS += ["data.valid=taobao_mb/valid/part-00000.parquet", "data.test=taobao_mb/test/part-00000.parquet"]
 TAOBAO_SETTINGS += [f"tasks.{task}.gauc=null" for task in ("click", "cart", "buy")]
-# Of sets that are trained with these unless --methods names others.
-SOME = ["uniform", "alone", "famo", "mgda", "pcgrad", "cagrad", "nash_mtl", "upgrad"]
-
 # Sets with tables of their own in the document.
-APART = ["taobao"]
+PARTS = {"logs": ["ml1m", "taobao"]}
 
-# name: angle of the synthetic logs or None, the job if there is no angle, settings, methods unless others are named (None: all)
+# name: angle of the synthetic logs or None, the job if there is no angle, settings
 SETS = {
-    "30°": (30, None, SYNTH_SETTINGS, None),
-    "90°": (90, None, SYNTH_SETTINGS, None),
-    "120°": (120, None, SYNTH_SETTINGS, None),
-    "90°, ×10": (90, None, [*SYNTH_SETTINGS, "tasks.click.weight=10"], None),
-    "census": (None, "jobs/census_mmoe.yaml", CENSUS_SETTINGS, None),
-    "ml1m": (None, "jobs/ml1m_mmoe.yaml", ML1M_SETTINGS, SOME),
-    "taobao": (None, "jobs/taobao_mmoe.yaml", TAOBAO_SETTINGS, SOME),
+    "30°": (30, None, SYNTH_SETTINGS),
+    "90°": (90, None, SYNTH_SETTINGS),
+    "120°": (120, None, SYNTH_SETTINGS),
+    "90°, ×10": (90, None, [*SYNTH_SETTINGS, "tasks.click.weight=10"]),
+    "census": (None, "jobs/census_mmoe.yaml", CENSUS_SETTINGS),
+    "ml1m": (None, "jobs/ml1m_mmoe.yaml", ML1M_SETTINGS),
+    "taobao": (None, "jobs/taobao_mmoe.yaml", TAOBAO_SETTINGS),
 }
 
 LOSSES = ["uncertainty", "dwa", "rlw", "gls", "imtl_l", "stch", "famo"]
@@ -93,11 +90,14 @@ METHODS = {
 # What is timed beside the methods.
 COMPARING = "uniform with train.log_conflict: every_step"
 
-default = [options.part] if options.part else [name for name in SETS if name not in APART]
+apart = sum(PARTS.values(), [])
+default = PARTS.get(options.part) or [name for name in SETS if name not in apart]
 sets = [name for name in SETS if name in (options.sets or default)]
 methods = [name for name in METHODS if options.methods is None or name in options.methods]
 if len(sets) < len(options.sets or []) or len(methods) < len(options.methods or []):
     sys.exit(f"the sets are {', '.join(SETS)}; the methods are {', '.join(METHODS)}")
+if options.part is not None and options.part not in PARTS:
+    sys.exit(f"the parts are {', '.join(PARTS)}")
 
 
 class Results:
@@ -160,7 +160,7 @@ def key(name, method, seed):
 
 def trained(name, method, seed):
     """Test AUC by task of one run; of each task's own run where tasks are trained alone."""
-    angle, job, settings, _ = SETS[name]
+    angle, job, settings = SETS[name]
     job = job or log(angle, seed) / "job.yaml"
     settings = [*settings, f"seed={seed}"]
     balance = METHODS[method][1]
@@ -239,18 +239,21 @@ def difference(name, method):
 
 
 def summary():
-    yield "| method | family | " + " | ".join(table) + " | step / uniform step |"
-    yield "|---|---|" + "---|" * (len(table) + 1)
+    timing = options.part is None
+    columns = ["method", "family", *table, *(["step / uniform step"] if timing else [])]
+    yield f"| {' | '.join(columns)} |\n|" + "---|" * len(columns)
     base = " | ".join(mean_sd(list(map(mean_auc, table[name]["uniform"].values()))) for name in table)
-    yield f"| `uniform`, mean test AUC | | {base} | 1 |"
+    yield f"| `uniform`, mean test AUC | | {base} |{' 1 |' if timing else ''}"
     for method in methods[1:]:
         if not any(found.get(method) for found in table.values()):
             continue
-        ratios = cost(method)
-        timed = f"{statistics.median(ratios):.2f}" if ratios else ""
-        timed += f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else ""
         label = "each task alone" if method == "alone" else f"`{method}`"
-        yield f"| {label} | {METHODS[method][0]} | " + " | ".join(difference(name, method) for name in table) + f" | {timed} |"
+        cells = [label, METHODS[method][0], *(difference(name, method) for name in table)]
+        if timing:
+            ratios = cost(method)
+            timed = f"{statistics.median(ratios):.2f}" if ratios else ""
+            cells.append(timed + (f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else ""))
+        yield f"| {' | '.join(cells)} |"
 
 
 def about_sets():
@@ -288,7 +291,7 @@ if options.only_time:
     for method in [*methods[1:], COMPARING]:
         print(method, [round(ratio, 2) for ratio in cost(method)])
     sys.exit()
-table = {name: {method: results(name, method) for method in methods if options.methods or method in (SETS[name][3] or METHODS)} for name in sets}
+table = {name: {method: results(name, method) for method in methods} for name in sets}
 table = {name: found for name, found in table.items() if found["uniform"]}
 parts = {"summary": summary(), "sets": about_sets(), "tasks": (line for name in table for line in by_task(name))}
 for part, lines in parts.items():
