@@ -39,7 +39,12 @@ export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 finish() {
     scancel --user=root 2>/dev/null || true
     "$local_slurm" stop "$work/slurm" 2>/dev/null || true
-    rm -rf "$work"
+    # The daemons write their state once more while they end.
+    for _ in {1..50}; do
+        pgrep -x -r R,S,D slurmctld >/dev/null || pgrep -x -r R,S,D slurmd >/dev/null || break
+        sleep 0.2
+    done
+    rm -rf "$work" || echo "left behind: $work" >&2
 }
 trap finish EXIT
 "$local_slurm" start "$work/slurm" 2 || skip "Slurm's daemons do not start here"
