@@ -15,6 +15,11 @@ pub(super) fn ranges(counts: &[usize]) -> Vec<Range<usize>> {
     counts.iter().map(range).collect()
 }
 
+/// Counts of words as counts of bytes.
+pub(super) fn bytes_of(words: &[usize]) -> Vec<usize> {
+    words.iter().map(|&count| count * size_of::<u64>()).collect()
+}
+
 /// Copies the consecutive pieces of `packed` to their places (start, length) in `into`.
 #[cfg(feature = "mpi")]
 pub(super) fn unpack(packed: &[u8], into: &mut [u8], places: impl Iterator<Item = (usize, usize)>) {
@@ -70,20 +75,6 @@ pub(super) fn check_all_to_all(
     check_counts("all_to_all (sending)", comm.size(), send_counts, send.len())?;
     check_counts("all_to_all (receiving)", comm.size(), recv_counts, recv.len())?;
     check_self("all_to_all", comm.rank(), send_counts[comm.rank()], recv_counts)
-}
-
-/// Checks the arguments of [`Communicator::begin_words`], counts being in bytes.
-#[cfg(feature = "mpi")]
-pub(super) fn check_begun(
-    comm: &dyn Communicator,
-    send: &[u64],
-    send_counts: &[usize],
-    recv_counts: &[usize],
-) -> Result<()> {
-    let received = recv_counts.iter().sum();
-    check_counts("begin_words (sending)", comm.size(), send_counts, size_of_val(send))?;
-    check_counts("begin_words (receiving)", comm.size(), recv_counts, received)?;
-    check_self("begin_words", comm.rank(), send_counts[comm.rank()], recv_counts)
 }
 
 /// Checks the arguments of [`Communicator::all_gather_bytes`].

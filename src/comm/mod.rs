@@ -31,6 +31,7 @@ pub use wire::WireFormat;
 
 use crate::error::Result;
 use crate::observe::json_line::json_line;
+use layout::bytes_of;
 use std::io::Write;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -94,10 +95,9 @@ pub trait Communicator {
     /// travel while this rank computes and makes other calls. [`finish_words`](Self::finish_words), which every rank must
     /// call too, gives what was received. Backends on which nothing travels by itself do it at once.
     fn begin_words(&self, send: &[u64], send_counts: &[usize], recv_counts: &[usize]) -> Result<Begun> {
-        let bytes = |counts: &[usize]| counts.iter().map(|&count| count * size_of::<u64>()).collect::<Vec<_>>();
         let mut received = vec![0u64; recv_counts.iter().sum()];
         let into = bytemuck::cast_slice_mut(&mut received);
-        self.all_to_all_bytes(bytemuck::cast_slice(send), &bytes(send_counts), into, &bytes(recv_counts))?;
+        self.all_to_all_bytes(bytemuck::cast_slice(send), &bytes_of(send_counts), into, &bytes_of(recv_counts))?;
         Ok(Begun::Done(received))
     }
 

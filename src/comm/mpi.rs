@@ -24,7 +24,7 @@
 
 mod travelling;
 
-use super::layout::{c_layout, check_all_gather, check_all_to_all, check_begun, check_one_each, ranges, unpack};
+use super::layout::{bytes_of, c_layout, check_all_gather, check_all_to_all, check_one_each, ranges, unpack};
 use super::meter::Meter;
 use super::{Begun, Comm, Communicator, STOPPED_BY_PANIC, Traffic, print_failure};
 use crate::error::{Error, Result};
@@ -307,11 +307,13 @@ impl Communicator for Mpi {
     }
 
     fn begin_words(&self, send: &[u64], send_counts: &[usize], recv_counts: &[usize]) -> Result<Begun> {
-        let bytes = |counts: &[usize]| counts.iter().map(|&count| count * size_of::<u64>()).collect::<Vec<_>>();
-        let (send_counts, recv_counts) = (bytes(send_counts), bytes(recv_counts));
-        check_begun(self, send, &send_counts, &recv_counts)?;
+        let received = vec![0u64; recv_counts.iter().sum()];
+        let (send_counts, recv_counts) = (bytes_of(send_counts), bytes_of(recv_counts));
+        let (out, into) = (bytemuck::cast_slice(send), bytemuck::cast_slice(&received));
+        check_all_to_all(self, out, &send_counts, into, &recv_counts)?;
         let sent = size_of_val(send) - send_counts[self.rank];
-        let travelling = self.meter.call(sent, || self.begin(send, ranges(&send_counts), ranges(&recv_counts)))?;
+        let at = (ranges(&send_counts), ranges(&recv_counts));
+        let travelling = self.meter.call(sent, || self.begin(send, received, at))?;
         Ok(Begun::Mpi(Box::new(travelling)))
     }
 

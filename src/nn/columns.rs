@@ -175,21 +175,16 @@ impl InplaceOp2 for AddColumns {
     ) -> candle_core::Result<()> {
         let ((_, width), (_, part)) = (floats::rows_of(sum_layout.dims()), floats::rows_of(x_layout.dims()));
         let x = floats::slice(x, x_layout)?;
-        match (sum, sum_layout.contiguous_offsets()) {
-            (CpuStorage::F32(sum), Some((start, end))) => {
-                parallel::rows(
-                    &mut sum[start..end],
-                    width,
-                    #[inline(always)]
-                    |row, sum| {
-                        let sum = &mut sum[self.start..self.start + part];
-                        sum.iter_mut().zip(&x[row * part..]).for_each(|(sum, x)| *sum += x);
-                    },
-                );
-                Ok(())
-            }
-            _ => Err(candle_core::Error::Msg("a gradient is not a contiguous f32 tensor".into())),
-        }
+        parallel::rows(
+            floats::slice_mut(sum, sum_layout)?,
+            width,
+            #[inline(always)]
+            |row, sum| {
+                let sum = &mut sum[self.start..self.start + part];
+                sum.iter_mut().zip(&x[row * part..]).for_each(|(sum, x)| *sum += x);
+            },
+        );
+        Ok(())
     }
 }
 

@@ -96,6 +96,7 @@ pub(crate) struct Family {
 /// One of the operations that a backward pass has come to.
 pub(crate) struct Reached<'a> {
     pub inputs: &'a [Tensor],
+    pub output: &'a Tensor,
     pub dy: Tensor,
 }
 

@@ -33,16 +33,15 @@ pub fn mix_all(
     start: usize,
     context: &Context,
 ) -> crate::Result<Vec<Tensor>> {
-    let [first, _, ..] = gates else {
-        return gates.iter().map(|gate| mix(gate, x, experts, start, context)).collect();
+    let fused = context.kernels == Kernels::Fused && !matches!(context.graph, Graph::Candle);
+    let first = match gates {
+        [first, _, ..] if fused => first,
+        _ => return gates.iter().map(|gate| mix(gate, x, experts, start, context)).collect(),
     };
-    if matches!(context.graph, Graph::Candle) || context.kernels == Kernels::Reference {
-        return gates.iter().map(|gate| mix(gate, x, experts, start, context)).collect();
-    }
     let x = x.contiguous()?;
-    let op = || Mix { experts, start, reads: x.id() };
+    let op = Mix { experts, start, reads: x.id() };
     let gates = gates.iter().map(Tensor::contiguous).collect::<Result<Vec<_>>>()?;
-    let (columns, h) = op().widths(first.dims(), x.dims())?;
+    let (columns, h) = op.widths(first.dims(), x.dims())?;
     if gates.iter().any(|gate| gate.dims() != first.dims()) {
         return Err(Error::Msg(format!("gates of different shapes mix {:?}", x.dims())).into());
     }
@@ -53,17 +52,18 @@ pub fn mix_all(
             rows,
             &vec![h; gates.len()],
             #[inline(always)]
-            |gate, row, out| op().mix_row(&values[gate][row * columns..][..columns], &x[row * experts * h..], out),
+            |gate, row, out| op.mix_row(&values[gate][row * columns..][..columns], &x[row * experts * h..], out),
         )
     };
     let record = |(gate, mixed): (&Tensor, Vec<f32>)| {
         let y = floats::tensor(mixed, (rows, h))?;
-        context.graph.record(&[gate, &x], &y, op())?;
+        context.graph.record(&[gate, &x], &y, op)?;
         Ok(y)
     };
     gates.iter().zip(mixed).map(record).collect()
 }
 
+#[derive(Clone, Copy)]
 struct Mix {
     experts: usize,
     start: usize,
@@ -138,7 +138,10 @@ impl Operation for Mix {
         let x = match family.first().map(|first| first.inputs) {
             Some([_, x]) if pass.grads.get(x).is_none() => x,
             // What is there already is added to, gate by gate.
-            _ => return family.iter().map(|Reached { inputs, dy }| self.backward(inputs, dy, dy, pass)).collect(),
+            _ => {
+                let each = family.iter().map(|Reached { inputs, output, dy }| self.backward(inputs, output, dy, pass));
+                return each.collect();
+            }
         };
         let gates: Vec<&Tensor> = family.iter().filter_map(|reached| reached.inputs.first()).collect();
         let dys = family.iter().map(|reached| reached.dy.contiguous()).collect::<Result<Vec<_>>>()?;
@@ -193,11 +196,8 @@ impl InplaceOp3 for Mix {
     ) -> Result<()> {
         let (columns, h) = self.widths(gate_layout.dims(), dx_layout.dims())?;
         let (gate, dy) = (slice(gate, gate_layout)?, slice(dy, dy_layout)?);
-        let (CpuStorage::F32(dx), Some((start, end))) = (dx, dx_layout.contiguous_offsets()) else {
-            return Err(Error::Msg("a gradient is not a contiguous f32 tensor".into()));
-        };
         parallel::rows(
-            &mut dx[start..end],
+            floats::slice_mut(dx, dx_layout)?,
             self.experts * h,
             #[inline(always)]
             |row, dx| {

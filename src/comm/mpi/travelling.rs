@@ -17,6 +17,8 @@ pub struct Travelling {
     /// Dropped only after the wait: else MPI may still write there.
     buffers: ManuallyDrop<Buffers>,
     send: Vec<u64>,
+    /// Filled at the end.
+    received: Vec<u64>,
     send_at: Vec<Range<usize>>,
     recv_at: Vec<Range<usize>>,
 }
@@ -31,12 +33,13 @@ struct Buffers {
 }
 
 impl Mpi {
-    /// Hands the short messages to MPI, which may move them until [`finish`](Self::finish).
+    /// Hands the short messages to MPI, which may move them until [`finish`](Self::finish) has `received`. The ranges say
+    /// where each message lies, in bytes.
     pub(super) fn begin(
         &self,
         send: &[u64],
-        send_at: Vec<Range<usize>>,
-        recv_at: Vec<Range<usize>>,
+        received: Vec<u64>,
+        (send_at, recv_at): (Vec<Range<usize>>, Vec<Range<usize>>),
     ) -> Result<Travelling> {
         let (send_counts, recv_counts) = (self.short(&send_at), self.short(&recv_at));
         let mut buffers = Buffers {
@@ -70,6 +73,7 @@ impl Mpi {
             request: SendWrapper::new(request),
             buffers: ManuallyDrop::new(buffers),
             send: send.to_vec(),
+            received,
             send_at,
             recv_at,
         })
@@ -77,12 +81,11 @@ impl Mpi {
 
     /// Waits for the short messages, and moves the long ones.
     pub(super) fn finish(&self, travelling: Travelling) -> Vec<u64> {
-        let Travelling { request, buffers, send, send_at, recv_at } = travelling;
+        let Travelling { request, buffers, send, mut received, send_at, recv_at } = travelling;
         let mut request = request.take();
         // SAFETY: the request is one of `begin`, and no other has waited for it.
         unsafe { ffi::MPI_Wait(&mut request, ffi::RSMPI_STATUS_IGNORE) };
         let Buffers { incoming, recv_layout, .. } = ManuallyDrop::into_inner(buffers);
-        let mut received = vec![0u64; recv_at.last().map_or(0, |at| at.end) / size_of::<u64>()];
         let (send, into): (&[u8], &mut [u8]) = (bytemuck::cast_slice(&send), bytemuck::cast_slice_mut(&mut received));
         into[recv_at[self.rank].clone()].copy_from_slice(&send[send_at[self.rank].clone()]);
         let counts = recv_layout.0.into_iter().map(|count| count as usize);

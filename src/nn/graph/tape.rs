@@ -65,8 +65,10 @@ impl Tape {
             [] => return Ok(()),
             [(node, dy)] => vec![node.op.backward(&node.inputs, &node.output, dy, pass)?],
             [(first, _), ..] => {
-                let family: Vec<_> =
-                    reached.iter().map(|(node, dy)| Reached { inputs: &node.inputs, dy: dy.clone() }).collect();
+                let family: Vec<_> = reached
+                    .iter()
+                    .map(|(node, dy)| Reached { inputs: &node.inputs, output: &node.output, dy: dy.clone() })
+                    .collect();
                 first.op.backward_together(&family, pass)?
             }
         };
@@ -110,19 +112,14 @@ impl InplaceOp2 for AddAssign {
         /// Numbers added at a time.
         const CHUNK: usize = 1024;
         let x = floats::slice(x, x_layout)?;
-        match (sum, sum_layout.contiguous_offsets()) {
-            (CpuStorage::F32(sum), Some((start, end))) => {
-                parallel::rows(
-                    &mut sum[start..end],
-                    CHUNK,
-                    #[inline(always)]
-                    |chunk, sum| {
-                        sum.iter_mut().zip(&x[chunk * CHUNK..]).for_each(|(sum, x)| *sum += x);
-                    },
-                );
-                Ok(())
-            }
-            _ => Err(candle_core::Error::Msg("a gradient is not a contiguous f32 tensor".into())),
-        }
+        parallel::rows(
+            floats::slice_mut(sum, sum_layout)?,
+            CHUNK,
+            #[inline(always)]
+            |chunk, sum| {
+                sum.iter_mut().zip(&x[chunk * CHUNK..]).for_each(|(sum, x)| *sum += x);
+            },
+        );
+        Ok(())
     }
 }
