@@ -10,7 +10,7 @@
 //! | 3 | [`embedding`], [`model`], [`report`] |
 //! | 2 | [`balance`], [`metric`], [`optim`], [`data`], [`ingest`] |
 //! | 1 | [`comm`], [`nn`], [`observe`], [`config`] |
-//! | 0 | [`error`], [`guard`], [`pulse`], [`random`] |
+//! | 0 | [`error`], [`guard`], [`pulse`], [`random`], `simd` |
 //!
 //! `docs/architecture.md` follows a row of data through them.
 
@@ -37,6 +37,7 @@ pub mod optim;
 pub mod pulse;
 pub mod random;
 pub mod report;
+mod simd;
 pub mod train;
 
 pub use error::{Error, Result};

@@ -10,7 +10,7 @@ use super::{Balancer, KEY, Needs, Signal};
 use crate::config::Component;
 use crate::error::{Error, Result};
 use crate::random;
-use pulp::Arch;
+use crate::simd;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -67,7 +67,7 @@ impl OnRepresentation for GradDrop {
                 let [name, step, tensor] = key;
                 let hash = random::hash(signal.seed, &[name, step, tensor, u64::from(slots[row])]);
                 let draw = |column: usize| random::to_unit(random::mix(hash ^ random::mix(column as u64)));
-                Arch::new().dispatch(
+                simd::widest(
                     #[inline(always)]
                     || {
                         let gradients = gradients.iter().map(|gradient| of_row(gradient, row, width));

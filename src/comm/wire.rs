@@ -2,8 +2,8 @@
 //!
 //! MPI knows no bf16, so the halves travel as `u16` and are widened before anything is added.
 
+use crate::simd;
 use half::bf16;
-use pulp::Arch;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +21,7 @@ pub enum WireFormat {
 /// `values`, rounded to bf16.
 pub(super) fn narrow(values: &[f32]) -> Vec<u16> {
     let mut halves = vec![0; values.len()];
-    Arch::new().dispatch(
+    simd::widest(
         #[inline(always)]
         || {
             for (half, &value) in halves.iter_mut().zip(values) {
@@ -35,7 +35,7 @@ pub(super) fn narrow(values: &[f32]) -> Vec<u16> {
 /// The numbers of `halves`, into a slice of the same length.
 pub(super) fn widen(halves: &[u16], values: &mut [f32]) {
     debug_assert_eq!(halves.len(), values.len());
-    Arch::new().dispatch(
+    simd::widest(
         #[inline(always)]
         || {
             for (value, &half) in values.iter_mut().zip(halves) {

@@ -1,13 +1,10 @@
 //! Loops over rows on all threads of the rank, with the same bits on any number of them.
 //!
 //! Rows are cut into blocks of a fixed size, never into one piece per thread: an element-wise result does
-//! not depend on the cut, and a sum adds its blocks in order. Blocks run in the widest vector instructions of the CPU,
-//! which add and multiply the same numbers in the same order as the narrow ones.
-//!
-//! A closure given to these loops is marked `#[inline(always)]`, like what it calls for every number: else the compiler
-//! makes one function of it, in the instructions that every CPU has.
+//! not depend on the cut, and a sum adds its blocks in order. Blocks run in the [widest](simd::widest) vector instructions,
+//! for which a closure given to these loops is marked `#[inline(always)]`, like what it calls for every number.
 
-use pulp::Arch;
+use crate::simd;
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -20,9 +17,8 @@ const SMALL: usize = 1 << 15;
 /// Calls `f(row, row of out)` for every row of the matrix `out` of `width` columns.
 pub(crate) fn rows(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
     let width = width.max(1);
-    let arch = Arch::new();
     let block = |index: usize, rows: &mut [f32]| {
-        arch.dispatch(
+        simd::widest(
             #[inline(always)]
             || {
                 for (i, row) in rows.chunks_mut(width).enumerate() {
@@ -42,9 +38,8 @@ pub(crate) fn rows(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) 
 /// are in the cache. Clearing all of it first would go through the memory twice.
 pub(crate) fn new_rows(count: usize, width: usize, f: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
     let mut out: Vec<f32> = Vec::with_capacity(count * width);
-    let arch = Arch::new();
     let block = |index: usize, rows: &mut [MaybeUninit<f32>]| {
-        arch.dispatch(
+        simd::widest(
             #[inline(always)]
             || {
                 for (i, row) in rows.chunks_mut(width.max(1)).enumerate() {
@@ -72,9 +67,8 @@ pub(crate) fn new_row_pairs(
     f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
 ) -> (Vec<f32>, Vec<f32>) {
     let (mut first, mut second) = (Vec::with_capacity(count * width.0), Vec::with_capacity(count * width.1));
-    let arch = Arch::new();
     let block = |index: usize, first: &mut [MaybeUninit<f32>], second: &mut [MaybeUninit<f32>]| {
-        arch.dispatch(
+        simd::widest(
             #[inline(always)]
             || {
                 for (i, (a, b)) in first.chunks_mut(width.0).zip(second.chunks_mut(width.1)).enumerate() {
@@ -113,7 +107,6 @@ pub(crate) fn new_matrices(
     f: impl Fn(usize, usize, &mut [f32]) + Sync,
 ) -> Vec<Vec<f32>> {
     let mut all: Vec<Vec<f32>> = widths.iter().map(|width| Vec::with_capacity(count * width)).collect();
-    let arch = Arch::new();
     let mut blocks: Vec<Vec<&mut [MaybeUninit<f32>]>> = Vec::new();
     blocks.resize_with(count.div_ceil(BLOCK_ROWS), || Vec::with_capacity(widths.len()));
     for (matrix, &width) in all.iter_mut().zip(widths) {
@@ -121,11 +114,11 @@ pub(crate) fn new_matrices(
         let room = &mut matrix.spare_capacity_mut()[..count * width];
         room.chunks_mut(width * BLOCK_ROWS).zip(&mut blocks).for_each(|(chunk, block)| block.push(chunk));
     }
-    let run = |(index, block): (usize, Vec<&mut [MaybeUninit<f32>]>)| {
-        arch.dispatch(
+    let run = |(index, mut block): (usize, Vec<&mut [MaybeUninit<f32>]>)| {
+        simd::widest(
             #[inline(always)]
             || {
-                for (matrix, rows) in block.into_iter().enumerate() {
+                for (matrix, rows) in block.iter_mut().enumerate() {
                     for (i, row) in rows.chunks_mut(widths[matrix]).enumerate() {
                         f(matrix, index * BLOCK_ROWS + i, zeroed(row));
                     }
@@ -161,9 +154,8 @@ pub(crate) fn row_pairs(
 ) {
     let width = (width.0.max(1), width.1.max(1));
     debug_assert_eq!(first.len() / width.0, second.len() / width.1);
-    let arch = Arch::new();
     let block = |index: usize, first: &mut [f32], second: &mut [f32]| {
-        arch.dispatch(
+        simd::widest(
             #[inline(always)]
             || {
                 for (i, (a, b)) in first.chunks_mut(width.0).zip(second.chunks_mut(width.1)).enumerate() {
@@ -185,7 +177,6 @@ pub(crate) fn row_pairs(
 /// Calls `f(segment, its rows of out)` for every segment: those rows of the matrix `out` of `width` columns that lie between
 /// two neighbours of `starts`, which begins with 0 and ends with the number of rows.
 pub(crate) fn segments(out: &mut [f32], width: usize, starts: &[usize], f: impl Fn(usize, &mut [f32]) + Sync) {
-    let arch = Arch::new();
     let small = out.len() < SMALL;
     let mut blocks = Vec::new();
     let mut rest = out;
@@ -196,11 +187,11 @@ pub(crate) fn segments(out: &mut [f32], width: usize, starts: &[usize], f: impl 
         rest = tail;
     }
     let run = |(segments, block): (Range<usize>, &mut [f32])| {
-        arch.dispatch(
+        simd::widest(
             #[inline(always)]
             || {
-                let mut rest = block;
-                for segment in segments {
+                let mut rest = &mut *block;
+                for segment in segments.clone() {
                     let rows = starts[segment + 1] - starts[segment];
                     let (own, tail) = std::mem::take(&mut rest).split_at_mut(rows * width);
                     f(segment, own);
@@ -223,11 +214,10 @@ pub(crate) fn rows_and_sums(
     sums: usize,
     f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
 ) -> Vec<f32> {
-    let arch = Arch::new();
     let size = width.max(1) * BLOCK_ROWS;
     let block = |(index, rows): (usize, &mut [f32])| {
         let mut partial = vec![0.0; sums];
-        arch.dispatch(
+        simd::widest(
             #[inline(always)]
             || f(index * BLOCK_ROWS, rows, &mut partial),
         );
@@ -247,10 +237,9 @@ pub(crate) fn sums<T>(rows: usize, width: usize, work: usize, f: impl Fn(usize, 
 where
     T: Copy + Default + Send + std::ops::AddAssign,
 {
-    let arch = Arch::new();
     let block = |index: usize| {
         let mut sums = vec![T::default(); width];
-        arch.dispatch(
+        simd::widest(
             #[inline(always)]
             || {
                 for row in index * BLOCK_ROWS..rows.min((index + 1) * BLOCK_ROWS) {

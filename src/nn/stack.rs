@@ -25,8 +25,8 @@ use super::linear::Linear;
 use super::program::{Describe, Program, Value, only_in_training};
 use super::{Context, Graph, Kernels};
 use crate::error::{Error, Result};
+use crate::simd;
 use candle_core::Tensor;
-use pulp::Arch;
 use rayon::prelude::*;
 use std::cell::OnceCell;
 use std::mem::MaybeUninit;
@@ -169,7 +169,7 @@ impl Layer {
     fn finish(&self, block: &mut Block, bias: &[f32]) {
         let Block { sums, column, rows, columns, .. } = block;
         let (sums, bias) = (&mut sums[..*rows * BLOCK], &bias[*column..][..*columns]);
-        Arch::new().dispatch(
+        simd::widest(
             #[inline(always)]
             || {
                 for row in sums.chunks_exact_mut(BLOCK) {
@@ -190,7 +190,7 @@ impl Layer {
             for (row, out) in (group * GROUP..rows).zip(out.chunks_exact_mut(stride)) {
                 gradient.copy_from_slice(&dy[row * width..][..width]);
                 let saved = &y[row * width..][..width];
-                Arch::new().dispatch(
+                simd::widest(
                     #[inline(always)]
                     || self.activation.backward(saved, &mut gradient),
                 );
@@ -214,7 +214,7 @@ impl Layer {
                 let words = &x.words()[block.row * x.stride() + first + block.column / 2..];
                 let mut saved = [0.0; BLOCK * BLOCK];
                 widen_rows(words, x.stride(), &mut saved[..block.rows * BLOCK]);
-                Arch::new().dispatch(
+                simd::widest(
                     #[inline(always)]
                     || below.activation.backward(&saved, block.sums),
                 );
@@ -358,7 +358,7 @@ fn weighted_sum(parts: &[(f32, &RoundedPart)]) -> Rows {
             sum.fill(0.0);
             for (w, part) in parts {
                 widen_rows(&part.dz.words()[row * stride..][..len], BLOCK / 2, &mut numbers);
-                Arch::new().dispatch(
+                simd::widest(
                     #[inline(always)]
                     || {
                         sum.iter_mut().zip(&numbers).for_each(|(sum, number)| *sum += w * number);
