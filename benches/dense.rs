@@ -96,6 +96,7 @@ fn mmoe_step() -> anyhow::Result<()> {
         sequences: Vec::new(),
         dense: random((ROWS, 0)),
         scenarios: [].into(),
+        repeats: [].into(),
         classes: [].into(),
     };
     let seeds: Vec<Tensor> = (0..TASKS).map(|_| random((ROWS, 1))).collect();

@@ -9,6 +9,7 @@ use super::table::Table;
 use crate::comm::{Communicator, WireFormat, collectives};
 use crate::data::batch::IdColumn;
 use crate::error::{Error, Result};
+use crate::nn::Repeats;
 use rayon::prelude::*;
 
 /// Batch rows that one thread pools at a time.
@@ -117,6 +118,18 @@ impl Embeddings {
         routes.resize_with(self.tables.len(), TableRoute::default);
         self.read_ids(ids, &mut routes);
         Ok(routes)
+    }
+
+    /// Which rows of a training lookup's `pooled` are the same, bag by bag: those with the same id, where no row has several.
+    pub fn repeats(&self, lookup: &Lookup) -> Vec<Repeats> {
+        let bags: Vec<&Bag> = self.pooled_bags().map(|(bag, _)| bag).collect();
+        let of_bag = |bag: &&Bag| {
+            let (route, dim) = (&lookup.routes[bag.spec.table], self.dims[bag.spec.table]);
+            let none = route.ids.len();
+            let keys = route.bags[bag.nth].single(none as u32)?;
+            Repeats::of(bag.start..bag.start + dim, &keys, none + 1)
+        };
+        bags.par_iter().filter_map(of_bag).collect()
     }
 
     /// Whether a pooled bag reads a table that is trained.

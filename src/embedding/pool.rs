@@ -44,6 +44,17 @@ impl BagRoute {
         &self.positions[self.offsets[row] as usize..self.offsets[row + 1] as usize]
     }
 
+    /// The position of each row's id, `none` for a row without one; `None` if a row has several.
+    pub fn single(&self, none: u32) -> Option<Vec<u32>> {
+        let rows = self.offsets.windows(2).map(|ends| &self.positions[ends[0] as usize..ends[1] as usize]);
+        rows.map(|ids| match ids {
+            [] => Some(none),
+            [only] => Some(*only),
+            _ => None,
+        })
+        .collect()
+    }
+
     /// Pools batch rows `first..` into columns `start..start + dim` of `out`, whose rows are `width` wide.
     /// `distinct` holds the table's distinct rows; `out` must be zero.
     pub fn pool(
@@ -168,6 +179,18 @@ mod tests {
             route(BagKind::Pooled(pool)).unpool(pool, &d_pooled, (1, 3), 2, &mut d);
             assert_eq!(d, [3.0 * share, 6.0 * share, 1.0, 2.0, 6.0 * share, 12.0 * share]);
         }
+    }
+
+    #[test]
+    fn one_id_a_row_is_told_from_several() {
+        let read = |offsets: &[u32], ids: &[u64]| {
+            let mut route = BagRoute::default();
+            let ids = IdColumn { offsets: offsets.to_vec(), ids: ids.to_vec() };
+            route.read(&ids, BagKind::Pooled(Pool::Sum), |id| id as u32);
+            route.single(9)
+        };
+        assert_eq!(read(&[0, 1, 1, 2], &[4, 2]), Some(vec![4, 9, 2]));
+        assert_eq!(read(&[0, 1, 3], &[4, 2, 2]), None);
     }
 
     #[test]

@@ -72,7 +72,8 @@ impl InputLayer {
     /// sets: of them a task reads some only, so that there is no one input whose gradient all passes share.
     pub fn forward(&self, input: &Input, context: &Context) -> Result<Tensor> {
         let x = self.checked(concat(&context.graph, &self.parts(input, context)?)?)?;
-        Ok(if self.alone { context.graph.cut(x) } else { x })
+        // The pooled embeddings are its first columns.
+        if self.alone { context.graph.cut(x, &input.repeats) } else { Ok(x) }
     }
 
     /// The same, not cut off, and always the result of an operation: a tensor where the tasks' own parts begin.

@@ -387,12 +387,14 @@ impl Llm4Msr {
 impl Model for Llm4Msr {
     fn forward(&self, input: &Input, context: &Context) -> Result<Output> {
         let graph = &context.graph;
-        let mut e = self.input.forward(&Input { pooled: self.own(input, context)?, ..input.clone() }, context)?;
+        let mut e = self
+            .input
+            .forward(&Input { pooled: self.own(input, context)?, repeats: [].into(), ..input.clone() }, context)?;
         if let Some(user) = &self.user {
             e = user.forward(&e, input, context)?;
         }
         let dense = Tensor::zeros((e.dim(0)?, 0), candle_core::DType::F32, &Device::Cpu)?;
-        let inner = Input { pooled: e.clone(), sequences: Vec::new(), dense, ..input.clone() };
+        let inner = Input { pooled: e.clone(), repeats: [].into(), sequences: Vec::new(), dense, ..input.clone() };
         let mut output = self.backbone.forward(&inner, context)?;
         if let Some(scenario) = &self.scenario {
             let (hidden, added) = scenario.forward(&e, &input.scenarios, context)?;

@@ -92,6 +92,7 @@ mod tests {
             }],
             dense: tensor(&[], &[1, 0]),
             scenarios: [].into(),
+            repeats: [].into(),
             classes: [].into(),
         };
         for (train, like) in [(true, vec![11.0 - 1.0, 11.0 - 2.0]), (false, vec![11.0])] {

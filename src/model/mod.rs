@@ -37,7 +37,7 @@ pub use registry::{Build, build, in_set, kinds, register, table_sets};
 pub use term::{Term, TermKind};
 
 use crate::error::Result;
-use crate::nn::{Context, Loss};
+use crate::nn::{Context, Loss, Repeats};
 use candle_core::Tensor;
 use std::sync::Arc;
 
@@ -107,8 +107,11 @@ pub struct SequenceSpec {
 /// One step's input. B rows.
 #[derive(Debug, Clone)]
 pub struct Input {
-    /// Pooled embeddings `[B, Σ widths]`: a leaf whose gradient goes back to the tables.
+    /// Pooled embeddings `[B, Σ widths]`: a leaf whose gradient goes back to the tables. Of equal rows ([`Input::repeats`]) only
+    /// the sum of the gradients counts.
     pub pooled: Tensor,
+    /// Which rows of `pooled` are the same in some of its columns, in the order of these; of use in training only.
+    pub repeats: Arc<[Repeats]>,
     /// Unpooled sequences.
     pub sequences: Vec<Sequence>,
     /// Dense features `[B, dense_width]`.

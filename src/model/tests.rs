@@ -102,7 +102,7 @@ fn input(pooled: &Tensor, values: &Tensor, start: usize) -> Input {
     let dense = random(&[ROWS, 2], 3).narrow(0, start, rows).unwrap();
     let sequences = vec![Sequence { values: values.clone(), mask }];
     let scenarios = (start..start + rows).map(|row| [0, 2, 1][row % 3]).collect();
-    Input { pooled: pooled.clone(), sequences, dense, scenarios, classes: [].into() }
+    Input { pooled: pooled.clone(), sequences, dense, scenarios, classes: [].into(), repeats: [].into() }
 }
 
 /// A fixed gradient of the loss by each task's logits.
@@ -294,7 +294,7 @@ fn logits_match_the_equations_in_plain_operations() {
         let x = random(&[ROWS, 5], 1);
         let dense = random(&[ROWS, 0], 0);
         let (sequences, scenarios, classes) = (Vec::new(), [].into(), [].into());
-        let input = Input { pooled: x.clone(), sequences, dense, scenarios, classes };
+        let input = Input { pooled: x.clone(), sequences, dense, scenarios, classes, repeats: [].into() };
         let logits = model.forward(&input, &context(true, ROWS)).unwrap().logits;
         let exact = equations(&Plain::of(&store), &x.to_dtype(DType::F64).unwrap());
         for ((z, exact), task) in logits.iter().zip(&exact).zip(TASKS) {
@@ -392,6 +392,43 @@ fn the_tape_gives_the_gradients_of_candles_graph() {
         let gradients = at.graph.backward_input(&at_input).unwrap();
         for (leaf, expected) in leaves.iter().zip(&expected) {
             assert_close(&numbers(gradients.get(leaf).unwrap()), expected, 1e-5, &case.kind);
+        }
+    }
+}
+
+/// What is computed once for rows that are the same is what is computed row by row, in every architecture.
+#[test]
+fn rows_that_repeat_change_nothing() {
+    let keys: Vec<u32> = (0..ROWS as u32).map(|row| row % 3).collect();
+    let item = |row: usize| (0..5).map(move |column| if column < 3 { row } else { row % 3 });
+    let pooled = numbers(&random(&[ROWS, 5], 1));
+    let pooled = (0..ROWS).flat_map(|row| item(row).enumerate()).map(|(column, row)| pooled[row * 5 + column] as f32);
+    let pooled = Tensor::from_vec(pooled.collect(), (ROWS, 5), &Device::Cpu).unwrap();
+    for job in jobs() {
+        let case = case(&job);
+        let results = |repeats: &[Repeats]| {
+            let [_, values] = leaves();
+            let pooled = Var::from_tensor(&pooled).unwrap();
+            let input = Input { repeats: repeats.into(), ..input(&pooled, &values, 0) };
+            let at = Context { graph: Graph::tape(), ..context(true, ROWS) };
+            let output = case.model.forward(&input, &at).unwrap();
+            let pass = at.graph.backward(&output.logits.iter().zip(cotangents()).collect::<Vec<_>>()).unwrap();
+            let of_input = at.graph.backward_input(&[(1.0, &pass.at_input)]).unwrap();
+            let of = |var: &Var| pass.grads.get(var).or_else(|| of_input.get(var)).map(numbers).unwrap_or_default();
+            let mut dx = of(&pooled);
+            for row in 3..if dx.is_empty() { 0 } else { ROWS } {
+                (3..5).for_each(|column| dx[row % 3 * 5 + column] += std::mem::take(&mut dx[row * 5 + column]));
+            }
+            let mut all: Vec<_> = output.logits.iter().map(numbers).collect();
+            all.extend(case.store.vars().iter().map(of));
+            all.push(dx);
+            all.push(of(&values));
+            all
+        };
+        let repeats = Repeats::at_most(ROWS, 3..5, &keys, 3).unwrap();
+        for (number, (once, each)) in results(&[repeats]).iter().zip(&results(&[])).enumerate() {
+            // A bias before a norm has no effect: its gradient is all rounding.
+            assert_close(once, each, 1e-3, &format!("{} {number}", case.kind));
         }
     }
 }

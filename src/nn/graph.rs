@@ -19,6 +19,7 @@ pub use trunk::Trunk;
 use super::input_gradient::InputGradient;
 use super::params::ParamStore;
 use super::program::{Describe, Program, Value};
+use super::repeats::{Parted, Repeats};
 use super::seed::backward_from;
 use crate::error::{Error, Result};
 use candle_core::backprop::GradStore;
@@ -26,6 +27,7 @@ use candle_core::{CustomOp1, CustomOp2, CustomOp3, Tensor, TensorId};
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Where the operations of a forward pass are written down.
 #[derive(Clone, Default)]
@@ -61,6 +63,8 @@ struct Input {
     source: Tensor,
     /// As the first layers read it.
     leaf: Tensor,
+    /// The same by distinct rows, where they repeat.
+    parted: Option<Arc<Parted>>,
 }
 
 /// The way back through one operation.
@@ -151,17 +155,28 @@ impl Graph {
     /// Cuts the model's input off from what made it, so that its gradient can be taken once for all tasks
     /// ([`Graph::backward_input`]); the model reads what this returns. An input that nothing trained made stays as it is,
     /// and there is one cut: what a model makes of its input for another model inside it is a layer like any other.
-    pub fn cut(&self, x: Tensor) -> Tensor {
-        let Self::Tape(tape) = self else { return x };
+    /// `repeats` says which of its rows are the same, in the order of their columns; the gradients of such rows may come back
+    /// as their sum in one of them.
+    pub fn cut(&self, x: Tensor, repeats: &[Repeats]) -> Result<Tensor> {
+        let Self::Tape(tape) = self else { return Ok(x) };
         let mut tape = tape.borrow_mut();
         if tape.input.is_some() || !tape.tracks(&x) {
-            return x;
+            return Ok(x);
         }
+        let parted = Parted::new(&x, repeats)?.map(Arc::new);
         // Of a tensor without candle's own memory `detach` alone gives back the very same, whose gradient would go on.
         let leaf = x.reshape(x.dims()).map_or_else(|_| x.detach(), |other| other.detach());
         tape.outputs.insert(leaf.id());
-        tape.input = Some(Input { source: x, leaf: leaf.clone() });
-        leaf
+        tape.input = Some(Input { source: x, leaf: leaf.clone(), parted });
+        Ok(leaf)
+    }
+
+    /// `x` by distinct rows, if it is the cut-off input and its rows repeat.
+    pub(crate) fn parted(&self, x: &Tensor) -> Option<Arc<Parted>> {
+        let Self::Tape(tape) = self else { return None };
+        let tape = tape.borrow();
+        let input = tape.input.as_ref().filter(|input| input.leaf.id() == x.id())?;
+        input.parted.clone()
     }
 
     /// Writes down that `op` made `output` of `inputs`.
@@ -263,8 +278,8 @@ impl Graph {
     pub fn backward_input(&self, passes: &[(f64, &InputGradient)]) -> Result<GradStore> {
         let Self::Tape(tape) = self else { return Ok(GradStore::default()) };
         let tape = tape.borrow();
-        let Some(Input { source, .. }) = &tape.input else { return Ok(GradStore::default()) };
-        let dx = InputGradient::weighted_sum(passes, source.dims())?;
+        let Some(Input { source, parted, .. }) = &tape.input else { return Ok(GradStore::default()) };
+        let dx = InputGradient::weighted_sum(passes, source.dims(), parted.as_deref())?;
         Ok(tape.backward(&[(source, dx)], |_| true)?.grads)
     }
 }

@@ -11,6 +11,7 @@
 
 use super::floats::{self, Floats};
 use super::gemm::{Matrix, Precision, multiply_add};
+use super::repeats::Parted;
 #[cfg(target_arch = "x86_64")]
 use super::stack::RoundedPart;
 use super::{narrow, parallel};
@@ -54,8 +55,8 @@ impl InputGradient {
         self.0.push(part);
     }
 
-    /// Σ w dx over `passes`, for an input of `shape`.
-    pub(crate) fn weighted_sum(passes: &[(f64, &Self)], shape: &[usize]) -> Result<Tensor> {
+    /// Σ w dx over `passes`, for an input of `shape`. Where it is `parted`, rows that repeat may have their sum in the first.
+    pub(crate) fn weighted_sum(passes: &[(f64, &Self)], shape: &[usize], parted: Option<&Parted>) -> Result<Tensor> {
         let (rows, width) = floats::rows_of(shape);
         let mut dx = vec![0.0; rows * width];
         let Sorted {
@@ -77,6 +78,10 @@ impl InputGradient {
             let dz = weighted_sum(&parts)?;
             let (dz, weight) = (Floats::of(&dz)?, Floats::of(weight)?);
             let out = dz.len() / rows.max(1);
+            if let Some(parted) = parted.filter(|_| !precision.rounds()) {
+                parted.add_input_gradient(&dz, &weight, out, &mut dx);
+                continue;
+            }
             let dz = Matrix::new(&dz, rows, out, out);
             multiply_add(precision, &mut dx, width, dz, Matrix::new(&weight, width, out, out).t());
         }

@@ -14,6 +14,7 @@
 
 mod at_input;
 mod fused;
+mod parted;
 
 use super::activation::Activation;
 use super::{Builder, Context, Init, Kernels, reference};
@@ -115,8 +116,12 @@ impl Linear {
         if !graph.is_input(x) || *groups > 1 {
             return graph.three(x, weight, bias, op);
         }
-        let y = x.apply_op3_no_bwd(weight, bias, &op)?;
-        graph.record(&[x, weight, bias], &y, AtInput { op, family: None })?;
+        let parted = graph.parted(x).filter(|_| !self.is_narrow() && !op.precision.rounds());
+        let y = match &parted {
+            Some(parted) => op.forward_parted(parted, weight, bias)?,
+            None => x.apply_op3_no_bwd(weight, bias, &op)?,
+        };
+        graph.record(&[x, weight, bias], &y, AtInput { op, parted, family: None })?;
         Ok(y)
     }
 

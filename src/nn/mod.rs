@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `linear` | x · W + b and the activation, for one layer or for experts side by side |
 //! | `narrow` | its products where there are few outputs |
+//! | `repeats` | the input of a batch in which few distinct rows repeat |
 //! | `mix`, `softmax` | gates and mixtures of experts |
 //! | `batch_norm`, `layer_norm`, `dropout` | with masks and moments of the global batch |
 //! | `attention` | a sequence pooled by a query |
@@ -66,6 +67,7 @@ mod product;
 mod program;
 mod prompt;
 mod reference;
+mod repeats;
 mod rescale;
 mod reverse;
 mod seed;
@@ -108,6 +110,7 @@ pub use positions::add_positions;
 pub use product::multiply;
 pub use program::{Node, Primitive, Program, Source, Value};
 pub use prompt::{project, scale_columns};
+pub use repeats::Repeats;
 pub use rescale::rescale;
 pub use reverse::reverse_gradient;
 pub use seed::backward_from;

@@ -62,6 +62,7 @@ impl Leaves {
             dense: Tensor::from_slice(&batch.dense, (rows, spec.dense_width), &Device::Cpu)?,
             scenarios: batch.scenarios.as_slice().into(),
             classes: Arc::from([]),
+            repeats: Arc::from([]),
         };
         Ok(Self { input })
     }
@@ -135,7 +136,14 @@ mod tests {
         let mask = Tensor::ones((1, 1), candle_core::DType::F32, &Device::Cpu).unwrap();
         let sequences = vec![Sequence { values: apart.clone(), mask }];
         let (scenarios, classes) = (Arc::from([]), Arc::from([]));
-        let input = Input { pooled: pooled.clone(), sequences, dense: pooled.clone(), scenarios, classes };
+        let input = Input {
+            pooled: pooled.clone(),
+            sequences,
+            dense: pooled.clone(),
+            scenarios,
+            classes,
+            repeats: Arc::from([]),
+        };
         let leaves = Leaves { input };
         let square = pooled.sqr().unwrap().sum_all().unwrap().backward().unwrap();
         let sum = (pooled.sum_all().unwrap() + apart.sum_all().unwrap()).unwrap().backward().unwrap();

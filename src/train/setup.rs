@@ -305,6 +305,7 @@ fn made_up_input(spec: &InputSpec, embeddings: &Embeddings) -> Result<Input> {
         sequences,
         dense: Tensor::ones((rows, spec.dense_width), candle_core::DType::F32, device)?,
         scenarios,
+        repeats: [].into(),
         classes: vec![0; rows].into(),
     })
 }

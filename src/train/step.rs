@@ -189,7 +189,9 @@ impl Trainable {
 
     /// The leaves of a batch of training rows.
     fn leaves(&self, batch: &Batch, lookup: &mut Lookup) -> Result<Leaves> {
+        let repeats = self.embeddings.repeats(lookup).into();
         let mut leaves = Leaves::new(batch, lookup, &self.spec)?;
+        leaves.input.repeats = repeats;
         if let Some(classes) = &self.row_classes {
             leaves.input.classes = classes.of(batch);
         }

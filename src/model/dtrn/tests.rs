@@ -115,6 +115,7 @@ fn input<T: std::ops::Deref<Target = Tensor>>(leaves: &[T; 3], start: usize, row
         sequences: vec![sequence(&leaves[1], 4), sequence(&leaves[2], 3)],
         dense: part(&random(&[ROWS, 2], 4)),
         scenarios: Arc::from([]),
+        repeats: [].into(),
         classes: Arc::from([]),
     }
 }

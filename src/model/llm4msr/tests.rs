@@ -69,6 +69,7 @@ fn input(pooled: &Tensor) -> Input {
         dense: random(&[ROWS, 2], 3),
         // 3 is "other".
         scenarios: [0, 1, 3, 1, 2, 0].into(),
+        repeats: [].into(),
         classes: [].into(),
     }
 }

@@ -26,6 +26,7 @@ fn input() -> Input {
         sequences: Vec::new(),
         dense: random(&[ROWS, 2], 2),
         scenarios: [].into(),
+        repeats: [].into(),
         classes: Arc::from([0, 1, 1, 0, 1]),
     }
 }

@@ -5,15 +5,18 @@ use super::super::floats::{self, Floats};
 use super::super::graph::{Family, Operation, Pass, Reached};
 use super::super::input_gradient::Part;
 use super::super::program::{Describe, Program, Value};
+use super::super::repeats::Parted;
 use super::super::{Context, Graph, Kernels, narrow, parallel};
 use super::Linear;
 use super::fused::{Fused, add_bias, bias_gradient};
 use candle_core::{Result, Tensor};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// A layer that reads the model's input: it leaves its dz, from which dx is computed once for all tasks.
 pub(super) struct AtInput {
     pub op: Fused,
+    /// Its input, where rows repeat.
+    pub parted: Option<Arc<Parted>>,
     /// Of [`Linear::forward_all`].
     pub family: Option<Family>,
 }
@@ -37,7 +40,10 @@ impl Operation for AtInput {
         };
         let dims = self.op.dims(x.dims(), weight.dims())?;
         let dz = self.op.activation_gradient(y, dy, dims.y())?;
-        let (dw, db) = self.op.parameter_gradients(dims, &dz, x, weight, bias)?;
+        let (dw, db) = match &self.parted {
+            Some(parted) => parted_gradients(parted, &dz, weight, bias)?,
+            None => self.op.parameter_gradients(dims, &dz, x, weight, bias)?,
+        };
         pass.at_input.push(Part::Linear { weight: weight.clone(), dz, precision: self.op.precision });
         Ok(vec![None, Some(dw), Some(db)])
     }
@@ -67,6 +73,13 @@ impl Operation for AtInput {
         };
         family.iter().zip(dzs).zip(dws).map(of_layer).collect()
     }
+}
+
+/// dW and db of a layer whose input is parted.
+fn parted_gradients(parted: &Parted, dz: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<(Tensor, Tensor)> {
+    let (values, output) = (Floats::of(dz)?, weight.dims2()?.1);
+    let (dw, db) = (parted.weight_gradient(&values, output), bias_gradient(&values, output));
+    Ok((floats::tensor(dw, weight.dims())?, floats::tensor(db, bias.dims())?))
 }
 
 impl Linear {
@@ -100,7 +113,7 @@ impl Linear {
             let (precision, input) = (context.precision.of_layer(input, *output), OnceLock::new());
             let op = Fused { groups: 1, activation: *activation, precision, wants_dx: false, input };
             let family = Some(Family { kind: "narrow", reads: x.id(), settings: [0; 2] });
-            graph.record(&[&x, weight, bias], &y, AtInput { op, family })?;
+            graph.record(&[&x, weight, bias], &y, AtInput { op, parted: None, family })?;
             Ok(y)
         };
         layers.iter().zip(products).map(finish).collect()

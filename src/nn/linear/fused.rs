@@ -4,6 +4,7 @@ use super::super::activation::Activation;
 use super::super::floats::{self, Floats, slice};
 use super::super::gemm::{Matrix, Precision, multiplied, multiply};
 use super::super::program::{Describe, Program, Value, exactly};
+use super::super::repeats::Parted;
 use super::super::{narrow, parallel};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use std::sync::OnceLock;
@@ -71,6 +72,44 @@ impl Fused {
         Ok(Dims { rows, groups: self.groups, input, output })
     }
 
+    /// act(z + b) of z = x · W.
+    fn finish(&self, mut y: Vec<f32>, bias: &[f32]) -> Vec<f32> {
+        if self.activation.needs_input() {
+            parallel::rows(
+                &mut y,
+                bias.len(),
+                #[inline(always)]
+                |_, row| add_bias(row, bias),
+            );
+            let z = self.input.get_or_init(|| y.clone());
+            debug_assert_eq!(z.len(), y.len());
+            parallel::rows(
+                &mut y,
+                bias.len(),
+                #[inline(always)]
+                |_, row| self.activation.forward(row),
+            );
+        } else {
+            parallel::rows(
+                &mut y,
+                bias.len(),
+                #[inline(always)]
+                |_, row| {
+                    add_bias(row, bias);
+                    self.activation.forward(row);
+                },
+            );
+        }
+        y
+    }
+
+    /// The result for an input whose rows repeat.
+    pub fn forward_parted(&self, parted: &Parted, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+        let output = weight.dims2()?.1;
+        let y = parted.product(&*Floats::of(weight)?, output);
+        floats::tensor(self.finish(y, &Floats::of(bias)?), (parted.rows, output))
+    }
+
     /// dz = dy ⊙ act', without a copy where that is dy itself.
     pub fn activation_gradient(&self, y: &Tensor, dy: &Tensor, width: usize) -> Result<Tensor> {
         let dy = dy.contiguous()?;
@@ -109,38 +148,13 @@ impl CustomOp3 for Fused {
     ) -> Result<(CpuStorage, Shape)> {
         let dims = self.dims(x_layout.dims(), weight_layout.dims())?;
         let (x, weight, bias) = (slice(x, x_layout)?, slice(weight, weight_layout)?, slice(bias, bias_layout)?);
-        let mut y = if dims.is_narrow() {
+        let y = if dims.is_narrow() {
             only(narrow::forward(x, dims.input, &[(weight, dims.output)]))
         } else {
             let factors = |group| (dims.group(x, group, dims.input), dims.weight(weight, group));
             multiplied(self.precision, dims.rows, &(0..dims.groups).map(factors).collect::<Vec<_>>())
         };
-        if self.activation.needs_input() {
-            parallel::rows(
-                &mut y,
-                dims.y(),
-                #[inline(always)]
-                |_, row| add_bias(row, bias),
-            );
-            let z = self.input.get_or_init(|| y.clone());
-            debug_assert_eq!(z.len(), y.len());
-            parallel::rows(
-                &mut y,
-                dims.y(),
-                #[inline(always)]
-                |_, row| self.activation.forward(row),
-            );
-        } else {
-            parallel::rows(
-                &mut y,
-                dims.y(),
-                #[inline(always)]
-                |_, row| {
-                    add_bias(row, bias);
-                    self.activation.forward(row);
-                },
-            );
-        }
+        let y = self.finish(y, bias);
         let mut shape = x_layout.dims().to_vec();
         shape.pop();
         shape.push(dims.y());

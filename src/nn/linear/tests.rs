@@ -1,6 +1,6 @@
 use super::super::activation::ALL;
 use super::super::testing::{assert_close, check_gradients, check_matches, context, numbers, random};
-use super::super::{Activation, Graph, Precision, reference};
+use super::super::{Activation, Graph, Precision, Repeats, reference};
 use super::*;
 use candle_core::Result;
 use std::sync::OnceLock;
@@ -76,7 +76,7 @@ fn narrow_layers_of_the_input_go_together_as_they_go_alone() {
         [4, 1, 15].map(|output| Linear::new(store.builder().at(output), 30, output, Activation::None).unwrap()).into();
     let source = candle_core::Var::from_tensor(&random(&[300, 30], 5)).unwrap();
     let context = Context { graph: Graph::tape(), ..context(true, 300) };
-    let x = context.graph.cut(source.as_tensor().clone());
+    let x = context.graph.cut(source.as_tensor().clone(), &[]).unwrap();
     let together = Linear::forward_all(&layers.iter().collect::<Vec<_>>(), &x, &context).unwrap();
     let gradients = |outputs: &[(&Tensor, Tensor)]| {
         let pass = context.graph.backward(outputs).unwrap();
@@ -95,6 +95,72 @@ fn narrow_layers_of_the_input_go_together_as_they_go_alone() {
     }
     assert_eq!(parameters, each);
     assert_close(&dx, &sum, 1e-5, "dx");
+}
+
+/// `[rows, width]` whose `blocks` of columns have so many distinct rows, and what repeats.
+fn repeating(rows: usize, width: usize, blocks: &[(std::ops::Range<usize>, usize)]) -> (Tensor, Vec<Repeats>) {
+    let mut x = numbers(&random(&[rows, width], 5));
+    let mut repeats = Vec::new();
+    for (columns, distinct) in blocks {
+        let keys: Vec<u32> = (0..rows as u64).map(|row| (crate::random::mix(row) % *distinct as u64) as u32).collect();
+        for row in 0..rows {
+            let other = keys.iter().position(|&key| key == keys[row]).unwrap();
+            columns.clone().for_each(|column| x[row * width + column] = x[other * width + column]);
+        }
+        repeats.push(Repeats::of(columns.clone(), &keys, *distinct).unwrap());
+    }
+    let x = Tensor::from_vec(x.iter().map(|&x| x as f32).collect(), (rows, width), &candle_core::Device::Cpu).unwrap();
+    (x, repeats)
+}
+
+#[test]
+fn rows_that_repeat_are_multiplied_once_with_the_same_result() {
+    for (rows, width, output, blocks) in [
+        (40, 5, 16, vec![(0..5, 1)]),
+        (70, 31, 16, vec![(0..8, 3), (8..13, 1), (20..31, 17)]),
+        (333, 60, 150, vec![(3..19, 40), (19..40, 100), (44..60, 2)]),
+        (300, 24, 65, vec![(0..12, 11), (12..24, 90)]),
+        (1100, 50, 64, vec![(10..26, 500)]),
+    ] {
+        let (x, repeats) = repeating(rows, width, &blocks);
+        let mut store = super::super::ParamStore::new(1);
+        let layers: Vec<_> = [Activation::Relu, Activation::Silu]
+            .into_iter()
+            .enumerate()
+            .map(|(i, activation)| Linear::new(store.builder().at(i), width, output, activation).unwrap())
+            .collect();
+        let results = |repeats: &[Repeats]| {
+            let source = candle_core::Var::from_tensor(&x).unwrap();
+            let context = Context { graph: Graph::tape(), ..context(true, rows) };
+            let leaf = context.graph.cut(source.as_tensor().clone(), repeats).unwrap();
+            let ys: Vec<_> = layers.iter().map(|layer| layer.forward(&leaf, &context).unwrap()).collect();
+            // Two passes of different weights, as of two tasks.
+            let dys = |seed| ys.iter().map(|y| (y, random(y.dims(), seed))).collect::<Vec<_>>();
+            let passes = [7, 8].map(|seed| context.graph.backward(&dys(seed)).unwrap());
+            let both: Vec<_> = [0.25, 1.5].into_iter().zip(passes.iter().map(|pass| &pass.at_input)).collect();
+            let dx = numbers(context.graph.backward_input(&both).unwrap().get(&source).unwrap());
+            let of_parameters = store.vars().iter().map(|var| numbers(passes[1].grads.get(var).unwrap()));
+            (ys.iter().map(numbers).chain(of_parameters).collect::<Vec<_>>(), dx)
+        };
+        let ((parted, parted_dx), (plain, dx)) = (results(&repeats), results(&[]));
+        for (number, (parted, plain)) in parted.iter().zip(&plain).enumerate() {
+            assert_close(parted, plain, 1e-5, &format!("{rows} {width} {output}: {number}"));
+        }
+        let (parted_dx, dx) = (by_distinct(parted_dx, width, &repeats), by_distinct(dx, width, &repeats));
+        assert_close(&parted_dx, &dx, 1e-5, &format!("{rows} {width} {output}: dx"));
+    }
+}
+
+/// A gradient of the input in which the rows that repeat are summed up in the first of them.
+fn by_distinct(mut dx: Vec<f64>, width: usize, repeats: &[Repeats]) -> Vec<f64> {
+    for repeats in repeats {
+        for (row, first) in repeats.firsts().enumerate().filter(|(row, first)| row != first) {
+            for column in repeats.columns() {
+                dx[first * width + column] += std::mem::take(&mut dx[row * width + column]);
+            }
+        }
+    }
+    dx
 }
 
 #[test]

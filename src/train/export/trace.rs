@@ -68,6 +68,7 @@ fn made_up(spec: &InputSpec, rows: usize, seed: u64) -> Result<Input> {
         sequences: spec.sequences.iter().zip(1..).map(sequence).collect::<Result<_>>()?,
         dense: tensor(&[rows, spec.dense_width], 1)?,
         scenarios: scenarios(spec, rows, seed),
+        repeats: [].into(),
         classes: [].into(),
     })
 }
