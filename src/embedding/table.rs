@@ -18,6 +18,7 @@ use super::memory::{Fit, Memory, Shortage, grow_index};
 use super::spec::TableSpec;
 use crate::error::Result;
 use crate::random::mix;
+use crate::simd;
 use hashbrown::HashTable;
 use rayon::prelude::*;
 
@@ -201,7 +202,8 @@ impl Table {
     pub fn gather(&self, slots: &[u32], out: &mut [f32]) {
         let dim = self.spec.dim;
         slots.par_chunks(FIND_IDS).zip(out.par_chunks_mut(FIND_IDS * dim)).for_each(|(slots, out)| {
-            for (&slot, out) in slots.iter().zip(out.chunks_exact_mut(dim)) {
+            for (i, (&slot, out)) in slots.iter().zip(out.chunks_exact_mut(dim)).enumerate() {
+                self.prefetch(slots, i);
                 match slot {
                     NO_SLOT => out.fill(0.0),
                     slot => out.copy_from_slice(&self.rows.row(slot)[..dim]),
@@ -212,11 +214,25 @@ impl Table {
 
     /// Runs the optimizer once on each of the distinct `slots`, with `grads` of `slots.len() × dim` floats.
     pub fn apply(&mut self, slots: &[u32], grads: &[f32], lr_factor: f64) {
-        for (&slot, grad) in slots.iter().zip(grads.chunks_exact(self.spec.dim)) {
+        for (i, (&slot, grad)) in slots.iter().zip(grads.chunks_exact(self.spec.dim)).enumerate() {
+            self.prefetch(slots, i);
             if slot != NO_SLOT {
                 let (values, state) = self.rows.row_mut(slot).split_at_mut(self.spec.dim);
                 self.spec.optimizer.update(values, state, grad, lr_factor);
             }
+        }
+    }
+
+    /// Asks for the row that will be needed some rows after the `i`-th of `slots`: rows lie all over the memory.
+    #[inline]
+    fn prefetch(&self, slots: &[u32], i: usize) {
+        const AHEAD: usize = 8;
+        if let Some(&slot) = slots.get(i + AHEAD)
+            && slot != NO_SLOT
+        {
+            let row = self.rows.row(slot);
+            simd::prefetch(row);
+            simd::prefetch(&row[row.len() - 1..]);
         }
     }
 

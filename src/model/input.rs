@@ -73,7 +73,7 @@ impl InputLayer {
     pub fn forward(&self, input: &Input, context: &Context) -> Result<Tensor> {
         let x = self.checked(concat(&context.graph, &self.parts(input, context)?)?)?;
         // The pooled embeddings are its first columns.
-        if self.alone { context.graph.cut(x, &input.repeats) } else { Ok(x) }
+        Ok(if self.alone { context.graph.cut(x, &input.repeats) } else { x })
     }
 
     /// The same, not cut off, and always the result of an operation: a tensor where the tasks' own parts begin.

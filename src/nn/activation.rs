@@ -37,12 +37,36 @@ impl Activation {
     pub(crate) fn forward(self, z: &mut [f32]) {
         match self {
             Self::None => {}
-            Self::Relu => z.iter_mut().for_each(|z| *z = if *z < 0.0 { 0.0 } else { *z }),
-            Self::Gelu => z.iter_mut().for_each(|z| *z *= normal_cdf(*z)),
-            Self::Tanh => z.iter_mut().for_each(|z| *z = z.tanh()),
-            Self::Sigmoid => z.iter_mut().for_each(|z| *z = sigmoid(*z)),
-            Self::LeakyRelu => z.iter_mut().for_each(|z| *z *= if *z > 0.0 { 1.0 } else { LEAK }),
-            Self::Silu => z.iter_mut().for_each(|z| *z *= sigmoid(*z)),
+            Self::Relu => {
+                for z in z {
+                    *z = if *z < 0.0 { 0.0 } else { *z };
+                }
+            }
+            Self::Gelu => {
+                for z in z {
+                    *z *= normal_cdf(*z);
+                }
+            }
+            Self::Tanh => {
+                for z in z {
+                    *z = z.tanh();
+                }
+            }
+            Self::Sigmoid => {
+                for z in z {
+                    *z = sigmoid(*z);
+                }
+            }
+            Self::LeakyRelu => {
+                for z in z {
+                    *z *= if *z > 0.0 { 1.0 } else { LEAK };
+                }
+            }
+            Self::Silu => {
+                for z in z {
+                    *z *= sigmoid(*z);
+                }
+            }
         }
     }
 
@@ -77,15 +101,37 @@ impl Activation {
         let pairs = gradient.iter_mut().zip(saved);
         match self {
             Self::None => {}
-            Self::Relu => pairs.for_each(|(g, &y)| *g = if y > 0.0 { *g } else { 0.0 }),
-            Self::Gelu => pairs.for_each(|(g, &z)| *g *= normal_cdf(z) + z * normal_density(z)),
-            Self::Tanh => pairs.for_each(|(g, &y)| *g *= 1.0 - y * y),
-            Self::Sigmoid => pairs.for_each(|(g, &y)| *g *= y * (1.0 - y)),
-            Self::LeakyRelu => pairs.for_each(|(g, &y)| *g *= if y > 0.0 { 1.0 } else { LEAK }),
-            Self::Silu => pairs.for_each(|(g, &z)| {
-                let s = sigmoid(z);
-                *g *= s * (1.0 + z * (1.0 - s));
-            }),
+            Self::Relu => {
+                for (g, &y) in pairs {
+                    *g = if y > 0.0 { *g } else { 0.0 };
+                }
+            }
+            Self::Gelu => {
+                for (g, &z) in pairs {
+                    *g *= normal_cdf(z) + z * normal_density(z);
+                }
+            }
+            Self::Tanh => {
+                for (g, &y) in pairs {
+                    *g *= 1.0 - y * y;
+                }
+            }
+            Self::Sigmoid => {
+                for (g, &y) in pairs {
+                    *g *= y * (1.0 - y);
+                }
+            }
+            Self::LeakyRelu => {
+                for (g, &y) in pairs {
+                    *g *= if y > 0.0 { 1.0 } else { LEAK };
+                }
+            }
+            Self::Silu => {
+                for (g, &z) in pairs {
+                    let s = sigmoid(z);
+                    *g *= s * (1.0 + z * (1.0 - s));
+                }
+            }
         }
     }
 }
@@ -106,6 +152,16 @@ fn normal_cdf(z: f32) -> f32 {
     0.5 + 0.5 * erf(z * std::f32::consts::FRAC_1_SQRT_2)
 }
 
+/// A polynomial whose highest coefficient comes first.
+#[inline(always)]
+fn horner(coefficients: &[f32], x: f32) -> f32 {
+    let mut sum = 0.0;
+    for c in coefficients {
+        sum = sum * x + c;
+    }
+    sum
+}
+
 /// The error function as the rational minimax approximation that Eigen and oneDNN use; unlike the
 /// library's, the compiler turns it into vector instructions. Absolute error below 5e-7.
 #[inline(always)]
@@ -122,8 +178,7 @@ fn erf(x: f32) -> f32 {
     const Q: [f32; 5] = [-1.456_607_2e-5, -2.133_740_5e-4, -1.682_827e-3, -7.373_329e-3, -1.426_473_9e-2];
     let x = x.clamp(-4.0, 4.0);
     let square = x * x;
-    let horner = |c: &[f32]| c.iter().fold(0.0, |sum, &c| sum * square + c);
-    x * horner(&P) / horner(&Q)
+    x * horner(&P, square) / horner(&Q, square)
 }
 
 #[cfg(test)]

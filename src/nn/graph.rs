@@ -24,7 +24,7 @@ use super::seed::backward_from;
 use crate::error::{Error, Result};
 use candle_core::backprop::GradStore;
 use candle_core::{CustomOp1, CustomOp2, CustomOp3, Tensor, TensorId};
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -63,8 +63,10 @@ struct Input {
     source: Tensor,
     /// As the first layers read it.
     leaf: Tensor,
-    /// The same by distinct rows, where they repeat.
-    parted: Option<Arc<Parted>>,
+    /// Which of its rows are the same.
+    repeats: Vec<Repeats>,
+    /// The same by distinct rows, once a layer has asked for it.
+    parted: OnceCell<Arc<Parted>>,
 }
 
 /// The way back through one operation.
@@ -157,26 +159,33 @@ impl Graph {
     /// and there is one cut: what a model makes of its input for another model inside it is a layer like any other.
     /// `repeats` says which of its rows are the same, in the order of their columns; the gradients of such rows may come back
     /// as their sum in one of them.
-    pub fn cut(&self, x: Tensor, repeats: &[Repeats]) -> Result<Tensor> {
-        let Self::Tape(tape) = self else { return Ok(x) };
+    pub fn cut(&self, x: Tensor, repeats: &[Repeats]) -> Tensor {
+        let Self::Tape(tape) = self else { return x };
         let mut tape = tape.borrow_mut();
         if tape.input.is_some() || !tape.tracks(&x) {
-            return Ok(x);
+            return x;
         }
-        let parted = Parted::new(&x, repeats)?.map(Arc::new);
         // Of a tensor without candle's own memory `detach` alone gives back the very same, whose gradient would go on.
         let leaf = x.reshape(x.dims()).map_or_else(|_| x.detach(), |other| other.detach());
         tape.outputs.insert(leaf.id());
-        tape.input = Some(Input { source: x, leaf: leaf.clone(), parted });
-        Ok(leaf)
+        let (repeats, parted) = (repeats.to_vec(), OnceCell::new());
+        tape.input = Some(Input { source: x, leaf: leaf.clone(), repeats, parted });
+        leaf
     }
 
     /// `x` by distinct rows, if it is the cut-off input and its rows repeat.
-    pub(crate) fn parted(&self, x: &Tensor) -> Option<Arc<Parted>> {
-        let Self::Tape(tape) = self else { return None };
+    pub(crate) fn parted(&self, x: &Tensor) -> Result<Option<Arc<Parted>>> {
+        let Self::Tape(tape) = self else { return Ok(None) };
         let tape = tape.borrow();
-        let input = tape.input.as_ref().filter(|input| input.leaf.id() == x.id())?;
-        input.parted.clone()
+        let Some(Input { leaf, repeats, parted, .. }) = &tape.input else { return Ok(None) };
+        if leaf.id() != x.id() || repeats.is_empty() {
+            return Ok(None);
+        }
+        if parted.get().is_none() {
+            // It is none, so that it can be set.
+            let _ = parted.set(Arc::new(Parted::new(leaf, repeats)?));
+        }
+        Ok(parted.get().cloned())
     }
 
     /// Writes down that `op` made `output` of `inputs`.
@@ -279,7 +288,7 @@ impl Graph {
         let Self::Tape(tape) = self else { return Ok(GradStore::default()) };
         let tape = tape.borrow();
         let Some(Input { source, parted, .. }) = &tape.input else { return Ok(GradStore::default()) };
-        let dx = InputGradient::weighted_sum(passes, source.dims(), parted.as_deref())?;
+        let dx = InputGradient::weighted_sum(passes, source.dims(), parted.get().map(Arc::as_ref))?;
         Ok(tape.backward(&[(source, dx)], |_| true)?.grads)
     }
 }

@@ -14,7 +14,7 @@ use super::gemm::{Matrix, Precision, multiply_add};
 use super::repeats::Parted;
 #[cfg(target_arch = "x86_64")]
 use super::stack::RoundedPart;
-use super::{narrow, parallel};
+use super::{mix, narrow, parallel};
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 
@@ -28,8 +28,9 @@ pub struct InputGradient(Vec<Part>);
 /// One operation's part of it.
 #[derive(Debug)]
 pub(crate) enum Part {
-    /// dz `[rows, out]` of a linear layer with weights `[in, out]`: dx = dz · Wᵀ.
-    Linear { weight: Tensor, dz: Tensor, precision: Precision },
+    /// dz `[rows, out]` of a linear layer with weights `[in, out]`: dx = dz · Wᵀ, of which `blocks` are done already
+    /// ([`Parted::gradients`]) if the layer reads its input by distinct rows.
+    Linear { weight: Tensor, dz: Tensor, blocks: Vec<Vec<f32>>, precision: Precision },
     /// The same of layers in bf16.
     #[cfg(target_arch = "x86_64")]
     Rounded(RoundedPart),
@@ -42,6 +43,7 @@ struct Layer<'a> {
     weight: &'a Tensor,
     precision: Precision,
     parts: Vec<(f32, &'a Tensor)>,
+    blocks: Vec<(f32, &'a [Vec<f32>])>,
 }
 
 impl Layer<'_> {
@@ -74,16 +76,20 @@ impl InputGradient {
         }
         let (narrow, wide): (Vec<_>, Vec<_>) = layers.into_iter().partition(Layer::is_narrow);
         add_narrow(&mut dx, width, &narrow)?;
-        for Layer { weight, precision, parts } in wide {
+        for Layer { weight, precision, parts, blocks } in wide {
             let dz = weighted_sum(&parts)?;
             let (dz, weight) = (Floats::of(&dz)?, Floats::of(weight)?);
             let out = dz.len() / rows.max(1);
-            if let Some(parted) = parted.filter(|_| !precision.rounds()) {
-                parted.add_input_gradient(&dz, &weight, out, &mut dx);
-                continue;
+            match parted.filter(|_| !blocks.is_empty()) {
+                Some(parted) => {
+                    blocks.iter().for_each(|(w, blocks)| parted.add_blocks(*w, blocks, &mut dx));
+                    parted.add_rest(&dz, &weight, out, &mut dx);
+                }
+                None => {
+                    let dz = Matrix::new(&dz, rows, out, out);
+                    multiply_add(precision, &mut dx, width, dz, Matrix::new(&weight, width, out, out).t());
+                }
             }
-            let dz = Matrix::new(&dz, rows, out, out);
-            multiply_add(precision, &mut dx, width, dz, Matrix::new(&weight, width, out, out).t());
         }
         Ok(floats::tensor(dx, shape)?)
     }
@@ -122,10 +128,17 @@ fn sorted<'a>(passes: &[(f64, &'a InputGradient)]) -> Sorted<'a> {
                     Some(layer) => layer.push((w, part)),
                     None => sorted.rounded.push(vec![(w, part)]),
                 },
-                Part::Linear { weight, dz, precision } => {
-                    match sorted.layers.iter_mut().find(|known| known.weight.id() == weight.id()) {
-                        Some(layer) => layer.parts.push((w, dz)),
-                        None => sorted.layers.push(Layer { weight, precision: *precision, parts: vec![(w, dz)] }),
+                Part::Linear { weight, dz, blocks, precision } => {
+                    let known = sorted.layers.iter().position(|known| known.weight.id() == weight.id());
+                    let at = known.unwrap_or_else(|| {
+                        let (parts, blocks) = (Vec::new(), Vec::new());
+                        sorted.layers.push(Layer { weight, precision: *precision, parts, blocks });
+                        sorted.layers.len() - 1
+                    });
+                    let layer = &mut sorted.layers[at];
+                    layer.parts.push((w, dz));
+                    if !blocks.is_empty() {
+                        layer.blocks.push((w, blocks));
                     }
                 }
             }
@@ -159,7 +172,7 @@ fn add_scaled(sum: &mut [f32], parts: &[(f32, Floats)]) {
         #[inline(always)]
         |chunk, sum| {
             for (w, part) in parts {
-                sum.iter_mut().zip(&part[chunk * CHUNK..]).for_each(|(sum, &value)| *sum += w * value);
+                mix::add_scaled(sum, *w, &part[chunk * CHUNK..]);
             }
         },
     );

@@ -116,7 +116,8 @@ impl Linear {
         if !graph.is_input(x) || *groups > 1 {
             return graph.three(x, weight, bias, op);
         }
-        let parted = graph.parted(x).filter(|_| !self.is_narrow() && !op.precision.rounds());
+        let by_rows = self.is_narrow() || op.precision.rounds();
+        let parted = if by_rows { None } else { graph.parted(x)? };
         let y = match &parted {
             Some(parted) => op.forward_parted(parted, weight, bias)?,
             None => x.apply_op3_no_bwd(weight, bias, &op)?,

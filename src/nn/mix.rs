@@ -286,7 +286,9 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
 /// `to` += `factor` · `from`.
 #[inline(always)]
 pub(crate) fn add_scaled(to: &mut [f32], factor: f32, from: &[f32]) {
-    to.iter_mut().zip(from).for_each(|(to, &from)| *to += factor * from);
+    for (to, &from) in to.iter_mut().zip(from) {
+        *to += factor * from;
+    }
 }
 
 #[cfg(test)]

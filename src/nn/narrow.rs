@@ -23,7 +23,9 @@ pub(super) fn forward(x: &[f32], input: usize, layers: &[(&[f32], usize)]) -> Ve
         #[inline(always)]
         |layer, row, y| {
             let x = &x[row * input..][..input];
-            y.iter_mut().zip(columns[layer].chunks_exact(input)).for_each(|(y, column)| *y = dot(x, column));
+            for (y, column) in y.iter_mut().zip(columns[layer].chunks_exact(input)) {
+                *y = dot(x, column);
+            }
         },
     )
 }
@@ -55,8 +57,13 @@ pub(super) fn weight_gradients(x: &[f32], input: usize, layers: &[(&[f32], usize
         #[inline(always)]
         |row, sums: &mut [f32]| {
             let x = &x[row * input..][..input];
-            let of_row = layers.iter().flat_map(|&(dz, output)| &dz[row * output..][..output]);
-            of_row.zip(sums.chunks_exact_mut(input)).for_each(|(&dz, sums)| add_scaled(sums, dz, x));
+            let of_row = layers.iter().flat_map(
+                #[inline(always)]
+                |&(dz, output)| &dz[row * output..][..output],
+            );
+            for (&dz, sums) in of_row.zip(sums.chunks_exact_mut(input)) {
+                add_scaled(sums, dz, x);
+            }
         },
     );
     let mut rest = columns.as_slice();

@@ -109,17 +109,14 @@ pub(crate) struct Block {
 }
 
 impl Parted {
-    /// Of the input `x`, whose `repeats` stand in the order of their columns; `None` where there are none.
-    pub fn new(x: &Tensor, repeats: &[Repeats]) -> Result<Option<Self>> {
-        if repeats.is_empty() {
-            return Ok(None);
-        }
+    /// Of the input `x`, whose `repeats` stand in the order of their columns.
+    pub fn new(x: &Tensor, repeats: &[Repeats]) -> Result<Self> {
         let (rows, width) = x.dims2()?;
         let x = Floats::of(x)?;
         let blocks: Vec<Block> = repeats.iter().map(|repeats| Block::new(&x, width, repeats)).collect();
         let mut rest = Vec::new();
         let mut end = 0;
-        for columns in blocks.iter().map(|block| block.columns.clone()).chain([width..width]) {
+        for columns in blocks.iter().map(|block| block.columns.clone()).chain(std::iter::once(width..width)) {
             if columns.start > end {
                 rest.push(end..columns.start);
             }
@@ -127,7 +124,7 @@ impl Parted {
         }
         let mut parted = Self { rows, width, blocks, rest, rest_values: Vec::new() };
         parted.rest_values = parted.rest_of(&x);
-        Ok(Some(parted))
+        Ok(parted)
     }
 
     /// Number of columns that are in no block.
@@ -210,7 +207,7 @@ mod tests {
         let x = Tensor::from_vec(x, (4, 5), &Device::Cpu).unwrap();
         let repeats = Repeats { columns: 1..3, index: vec![0; 4], first: vec![0] };
         let last = Repeats { columns: 4..5, index: vec![0, 0, 1, 0], first: vec![0, 2] };
-        let parted = Parted::new(&x, &[repeats, last]).unwrap().unwrap();
+        let parted = Parted::new(&x, &[repeats, last]).unwrap();
         assert_eq!(parted.rest, [0..1, 3..4]);
         assert_eq!(parted.rest_values, [0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0]);
         assert_eq!(parted.blocks[0].values, [7.0, 8.0]);

@@ -22,6 +22,7 @@ use super::gemm::{BF16_BLOCK as BLOCK, Matrix};
 use super::graph::{Operation, Pass};
 use super::input_gradient::Part;
 use super::linear::Linear;
+use super::mix::add_scaled;
 use super::program::{Describe, Program, Value, only_in_training};
 use super::{Context, Graph, Kernels};
 use crate::error::{Error, Result};
@@ -173,7 +174,9 @@ impl Layer {
             #[inline(always)]
             || {
                 for row in sums.chunks_exact_mut(BLOCK) {
-                    row.iter_mut().zip(bias).for_each(|(sum, b)| *sum += b);
+                    for (sum, b) in row.iter_mut().zip(bias) {
+                        *sum += b;
+                    }
                 }
                 self.activation.forward(sums);
             },
@@ -361,7 +364,7 @@ fn weighted_sum(parts: &[(f32, &RoundedPart)]) -> Rows {
                 simd::widest(
                     #[inline(always)]
                     || {
-                        sum.iter_mut().zip(&numbers).for_each(|(sum, number)| *sum += w * number);
+                        add_scaled(&mut sum, *w, &numbers);
                     },
                 );
             }

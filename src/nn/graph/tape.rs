@@ -117,7 +117,9 @@ impl InplaceOp2 for AddAssign {
             CHUNK,
             #[inline(always)]
             |chunk, sum| {
-                sum.iter_mut().zip(&x[chunk * CHUNK..]).for_each(|(sum, x)| *sum += x);
+                for (sum, x) in sum.iter_mut().zip(&x[chunk * CHUNK..]) {
+                    *sum += x;
+                }
             },
         );
         Ok(())

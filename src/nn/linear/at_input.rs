@@ -40,11 +40,14 @@ impl Operation for AtInput {
         };
         let dims = self.op.dims(x.dims(), weight.dims())?;
         let dz = self.op.activation_gradient(y, dy, dims.y())?;
-        let (dw, db) = match &self.parted {
+        let (dw, db, blocks) = match &self.parted {
             Some(parted) => parted_gradients(parted, &dz, weight, bias)?,
-            None => self.op.parameter_gradients(dims, &dz, x, weight, bias)?,
+            None => {
+                let (dw, db) = self.op.parameter_gradients(dims, &dz, x, weight, bias)?;
+                (dw, db, Vec::new())
+            }
         };
-        pass.at_input.push(Part::Linear { weight: weight.clone(), dz, precision: self.op.precision });
+        pass.at_input.push(Part::Linear { weight: weight.clone(), dz, blocks, precision: self.op.precision });
         Ok(vec![None, Some(dw), Some(db)])
     }
 
@@ -68,18 +71,25 @@ impl Operation for AtInput {
             };
             let db = floats::tensor(bias_gradient(&Floats::of(&dz)?, weight.dims()[1]), bias.dims())?;
             let dw = floats::tensor(dw, weight.dims())?;
-            pass.at_input.push(Part::Linear { weight: weight.clone(), dz, precision: self.op.precision });
+            let (precision, blocks) = (self.op.precision, Vec::new());
+            pass.at_input.push(Part::Linear { weight: weight.clone(), dz, blocks, precision });
             Ok(vec![None, Some(dw), Some(db)])
         };
         family.iter().zip(dzs).zip(dws).map(of_layer).collect()
     }
 }
 
-/// dW and db of a layer whose input is parted.
-fn parted_gradients(parted: &Parted, dz: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<(Tensor, Tensor)> {
+/// dW and db of a layer whose input is parted, and what the blocks add to dx.
+fn parted_gradients(
+    parted: &Parted,
+    dz: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+) -> Result<(Tensor, Tensor, Vec<Vec<f32>>)> {
     let (values, output) = (Floats::of(dz)?, weight.dims2()?.1);
-    let (dw, db) = (parted.weight_gradient(&values, output), bias_gradient(&values, output));
-    Ok((floats::tensor(dw, weight.dims())?, floats::tensor(db, bias.dims())?))
+    let (dw, blocks) = parted.gradients(&values, &Floats::of(weight)?, output);
+    let db = bias_gradient(&values, output);
+    Ok((floats::tensor(dw, weight.dims())?, floats::tensor(db, bias.dims())?, blocks))
 }
 
 impl Linear {

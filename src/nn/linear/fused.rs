@@ -106,7 +106,7 @@ impl Fused {
     /// The result for an input whose rows repeat.
     pub fn forward_parted(&self, parted: &Parted, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
         let output = weight.dims2()?.1;
-        let y = parted.product(&*Floats::of(weight)?, output);
+        let y = parted.product(&Floats::of(weight)?, output);
         floats::tensor(self.finish(y, &Floats::of(bias)?), (parted.rows, output))
     }
 
@@ -179,7 +179,9 @@ impl CustomOp3 for Fused {
 
 #[inline(always)]
 pub(super) fn add_bias(row: &mut [f32], bias: &[f32]) {
-    row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+    for (y, b) in row.iter_mut().zip(bias) {
+        *y += b;
+    }
 }
 
 impl Describe for Fused {
@@ -254,7 +256,7 @@ pub(super) fn bias_gradient(dz: &[f32], columns: usize) -> Vec<f32> {
         dz.len(),
         #[inline(always)]
         |row, sums: &mut [f32]| {
-            sums.iter_mut().zip(&dz[row * columns..]).for_each(|(sum, &value)| *sum += value);
+            add_bias(sums, &dz[row * columns..]);
         },
     )
 }

@@ -1,6 +1,7 @@
 //! The three products of a layer whose input is [parted](super::super::repeats): blocks by distinct row, the rest as ever.
 
 use super::super::gemm::{Matrix, Precision, multiplied, multiply, multiply_add};
+use super::super::mix::add_scaled;
 use super::super::parallel;
 use super::super::repeats::{Block, Parted};
 use crate::simd;
@@ -37,21 +38,20 @@ impl Parted {
         y
     }
 
-    /// dW `[width, output]` of `dz` `[rows, output]`.
-    pub(super) fn weight_gradient(&self, dz: &[f32], output: usize) -> Vec<f32> {
-        let rest = self.rest_width();
-        let mut of_rest = vec![0.0; rest * output];
-        let dz_matrix = Matrix::new(dz, self.rows, output, output);
-        multiply(Precision::F32, &mut of_rest, output, self.rest_matrix().t(), dz_matrix);
-        let of_blocks = self.of_sums(
-            dz,
-            output,
-            |block| block.columns.len() * output,
-            |block, panel, sums, dw| {
-                let (values, sums) = (block.matrix(), Matrix::new(sums, block.distinct(), panel.len(), panel.len()));
-                multiply(Precision::F32, &mut dw[panel.start..], output, values.t(), sums);
-            },
-        );
+    /// dW `[width, output]` of `dz` `[rows, output]`, and of each block the sums of dx over equal rows,
+    /// `[distinct, columns]`. Both start from the same sums of dz.
+    pub(super) fn gradients(&self, dz: &[f32], weight: &[f32], output: usize) -> (Vec<f32>, Vec<Vec<f32>>) {
+        let factors = (self.rest_matrix().t(), Matrix::new(dz, self.rows, output, output));
+        let of_rest = multiplied(Precision::F32, self.rest_width(), &[factors]);
+        let mut of_blocks: Vec<_> = self.blocks.iter().map(|block| block.zeros(output)).collect();
+        for panel in panels(output) {
+            // For all blocks, near the core: where it stands, its rows are so far apart that a cache holds few of them.
+            let dz = columns_of(dz, output, panel.clone());
+            self.blocks.par_iter().zip(&mut of_blocks).for_each_with(Vec::new(), |sums, (block, (dw, dx))| {
+                block.sum(&dz, panel.len(), sums);
+                block.add_gradients(sums, (weight, output), panel.clone(), (dw, dx));
+            });
+        }
 
         let mut dw = vec![0.0; self.width * output];
         let mut from = of_rest.as_slice();
@@ -60,31 +60,27 @@ impl Parted {
             dw[columns.start * output..columns.end * output].copy_from_slice(rows);
             from = others;
         }
-        for (block, rows) in self.blocks.iter().zip(&of_blocks) {
+        for (block, (rows, _)) in self.blocks.iter().zip(&of_blocks) {
             dw[block.columns.start * output..block.columns.end * output].copy_from_slice(rows);
         }
-        dw
+        (dw, of_blocks.into_iter().map(|(_, dx)| dx).collect())
     }
 
-    /// Adds dz · Wᵀ to `dx` `[rows, width]`: in a block, the sum over equal rows to the first of them.
-    pub(in super::super) fn add_input_gradient(&self, dz: &[f32], weight: &[f32], output: usize, dx: &mut [f32]) {
+    /// Adds `factor` times the blocks' part of dx, from [`Parted::gradients`]: the sum over equal rows to the first of them.
+    pub(in super::super) fn add_blocks(&self, factor: f32, of_blocks: &[Vec<f32>], dx: &mut [f32]) {
+        for (block, of_block) in self.blocks.iter().zip(of_blocks) {
+            for (&row, sums) in block.first.iter().zip(of_block.chunks_exact(block.columns.len())) {
+                add_scaled(&mut dx[row as usize * self.width..][block.columns.clone()], factor, sums);
+            }
+        }
+    }
+
+    /// Adds dz · Wᵀ to those columns of `dx` `[rows, width]` that are in no block.
+    pub(in super::super) fn add_rest(&self, dz: &[f32], weight: &[f32], output: usize, dx: &mut [f32]) {
         let rest = self.rest_width();
         let rest_weight = self.rest_rows(weight, output);
         let factors = (Matrix::new(dz, self.rows, output, output), Matrix::new(&rest_weight, rest, output, output).t());
         let of_rest = multiplied(Precision::F32, self.rows, &[factors]);
-        let of_blocks = self.of_sums(
-            dz,
-            output,
-            |block| block.values.len(),
-            |block, panel, sums, dx| {
-                let columns = block.columns.len();
-                let sums = Matrix::new(sums, block.distinct(), panel.len(), panel.len());
-                let weight =
-                    Matrix::new(&weight[block.columns.start * output + panel.start..], columns, panel.len(), output);
-                multiply_add(Precision::F32, dx, columns, sums, weight.t());
-            },
-        );
-
         parallel::rows(
             dx,
             self.width,
@@ -93,41 +89,16 @@ impl Parted {
                 let mut from = &of_rest[row * rest..][..rest];
                 for columns in &self.rest {
                     let (own, others) = from.split_at(columns.len());
-                    dx[columns.clone()].iter_mut().zip(own).for_each(|(dx, own)| *dx += own);
+                    add_rows(&mut dx[columns.clone()], std::iter::once(own));
                     from = others;
                 }
             },
         );
-        for (block, of_block) in self.blocks.iter().zip(&of_blocks) {
-            for (&row, own) in block.first.iter().zip(of_block.chunks_exact(block.columns.len())) {
-                let dx = &mut dx[row as usize * self.width..][block.columns.clone()];
-                dx.iter_mut().zip(own).for_each(|(dx, own)| *dx += own);
-            }
-        }
     }
 
     fn rest_matrix(&self) -> Matrix<'_> {
         let width = self.rest_width();
         Matrix::new(&self.rest_values, self.rows, width, width)
-    }
-
-    /// Calls `take(block, panel, sums of dz over equal rows, result)` for all blocks and panels; a block's result has `len`
-    /// numbers, zero at first.
-    fn of_sums(
-        &self,
-        dz: &[f32],
-        output: usize,
-        len: impl Fn(&Block) -> usize,
-        take: impl Fn(&Block, Range<usize>, &[f32], &mut [f32]) + Sync,
-    ) -> Vec<Vec<f32>> {
-        let mut results: Vec<Vec<f32>> = self.blocks.iter().map(|block| vec![0.0; len(block)]).collect();
-        // Panel by panel, so that all blocks find it in the cache.
-        for panel in panels(output) {
-            self.blocks.par_iter().zip(&mut results).for_each(|(block, result)| {
-                take(block, panel.clone(), &block.sums(dz, output, panel.clone()), result);
-            });
-        }
-        results
     }
 }
 
@@ -138,32 +109,68 @@ impl Block {
 
     /// Some columns of e · W.
     fn product(&self, weight: &[f32], output: usize, panel: Range<usize>) -> Vec<f32> {
-        let columns = self.columns.len();
-        let weight = Matrix::new(&weight[self.columns.start * output + panel.start..], columns, panel.len(), output);
+        let weight = self.weight(weight, output, panel);
         multiplied(Precision::F32, self.distinct(), &[(self.matrix(), weight)])
     }
 
-    /// Some columns of dz, summed over equal rows.
-    fn sums(&self, dz: &[f32], output: usize, panel: Range<usize>) -> Vec<f32> {
-        let mut sums = vec![0.0; self.distinct() * panel.len()];
+    /// Room for dW and the sums of dx.
+    fn zeros(&self, output: usize) -> (Vec<f32>, Vec<f32>) {
+        (vec![0.0; self.columns.len() * output], vec![0.0; self.values.len()])
+    }
+
+    /// The rows of dz, of `width` columns, summed over equal rows: the first numbers of `sums` then.
+    fn sum(&self, dz: &[f32], width: usize, sums: &mut Vec<f32>) {
+        let len = self.distinct() * width;
+        // What other blocks left there is written over.
+        sums.resize(len.max(sums.len()), 0.0);
         simd::widest(
             #[inline(always)]
             || {
-                for (distinct, sum) in sums.chunks_exact_mut(panel.len()).enumerate() {
-                    let equal = self.rows_of(distinct).iter().map(
+                for (distinct, sum) in sums[..len].chunks_exact_mut(width).enumerate() {
+                    let mut equal = self.rows_of(distinct).iter().map(
                         #[inline(always)]
-                        |&row| &dz[row as usize * output..][panel.clone()],
+                        |&row| nth(dz, row, width),
                     );
+                    if let Some(first) = equal.next() {
+                        sum.copy_from_slice(first);
+                    }
                     add_rows(sum, equal);
                 }
             },
         );
-        sums
+    }
+
+    /// Writes a panel of dW, and adds its part to the sums of dx.
+    fn add_gradients(
+        &self,
+        sums: &[f32],
+        (weight, output): (&[f32], usize),
+        panel: Range<usize>,
+        (dw, dx): (&mut [f32], &mut [f32]),
+    ) {
+        let sums = Matrix::new(sums, self.distinct(), panel.len(), panel.len());
+        multiply(Precision::F32, &mut dw[panel.start..], output, self.matrix().t(), sums);
+        multiply_add(Precision::F32, dx, self.columns.len(), sums, self.weight(weight, output, panel).t());
+    }
+
+    /// Some columns of the rows of `weight` that are the block's.
+    fn weight<'a>(&self, weight: &'a [f32], output: usize, panel: Range<usize>) -> Matrix<'a> {
+        Matrix::new(&weight[self.columns.start * output + panel.start..], self.columns.len(), panel.len(), output)
     }
 }
 
 fn panels(output: usize) -> impl Iterator<Item = Range<usize>> {
     (0..output).step_by(PANEL).map(move |start| start..(start + PANEL).min(output))
+}
+
+/// Some columns of a matrix.
+fn columns_of(matrix: &[f32], width: usize, columns: Range<usize>) -> Vec<f32> {
+    parallel::new_rows(
+        matrix.len() / width,
+        columns.len(),
+        #[inline(always)]
+        |row, out| out.copy_from_slice(&matrix[row * width..][columns.clone()]),
+    )
 }
 
 #[inline(always)]
