@@ -46,13 +46,12 @@ impl BagRoute {
 
     /// The position of each row's id, `none` for a row without one; `None` if a row has several.
     pub fn single(&self, none: u32) -> Option<Vec<u32>> {
-        let rows = self.offsets.windows(2).map(|ends| &self.positions[ends[0] as usize..ends[1] as usize]);
-        rows.map(|ids| match ids {
+        let of_row = |row: usize| match self.row(row) {
             [] => Some(none),
             [only] => Some(*only),
             _ => None,
-        })
-        .collect()
+        };
+        (0..self.offsets.len() - 1).map(of_row).collect()
     }
 
     /// Pools batch rows `first..` into columns `start..start + dim` of `out`, whose rows are `width` wide.

@@ -283,6 +283,14 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums[0] + tail
 }
 
+/// `to` += `from`.
+#[inline(always)]
+pub(crate) fn add(to: &mut [f32], from: &[f32]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to += from;
+    }
+}
+
 /// `to` += `factor` · `from`.
 #[inline(always)]
 pub(crate) fn add_scaled(to: &mut [f32], factor: f32, from: &[f32]) {

@@ -22,7 +22,7 @@ use super::gemm::{BF16_BLOCK as BLOCK, Matrix};
 use super::graph::{Operation, Pass};
 use super::input_gradient::Part;
 use super::linear::Linear;
-use super::mix::add_scaled;
+use super::mix::{add, add_scaled};
 use super::program::{Describe, Program, Value, only_in_training};
 use super::{Context, Graph, Kernels};
 use crate::error::{Error, Result};
@@ -174,9 +174,7 @@ impl Layer {
             #[inline(always)]
             || {
                 for row in sums.chunks_exact_mut(BLOCK) {
-                    for (sum, b) in row.iter_mut().zip(bias) {
-                        *sum += b;
-                    }
+                    add(row, bias);
                 }
                 self.activation.forward(sums);
             },

@@ -130,7 +130,8 @@ impl Trainable {
             }
             Ok::<_, Error>(found)
         })?;
-        let leaves = self.leaves(batch, &mut lookup)?;
+        let mut leaves = self.leaves(batch, &mut lookup)?;
+        leaves.input.repeats = self.embeddings.repeats(&lookup).into();
         let context = context(comm, batch, Kind::Train(self.kernels, self.precision), self.seed, step)?;
         let context = Context { progress: clock.progress(), ..context };
         let output = stages.time(Stage::Forward, || self.model.forward(&leaves.input, &context))?;
@@ -189,9 +190,7 @@ impl Trainable {
 
     /// The leaves of a batch of training rows.
     fn leaves(&self, batch: &Batch, lookup: &mut Lookup) -> Result<Leaves> {
-        let repeats = self.embeddings.repeats(lookup).into();
         let mut leaves = Leaves::new(batch, lookup, &self.spec)?;
-        leaves.input.repeats = repeats;
         if let Some(classes) = &self.row_classes {
             leaves.input.classes = classes.of(batch);
         }

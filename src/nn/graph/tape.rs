@@ -2,6 +2,7 @@
 
 use super::super::floats;
 use super::super::input_gradient::Part;
+use super::super::mix::add as add_numbers;
 use super::super::parallel;
 use super::super::seed::check_shape;
 use super::{Node, Operation, Pass, Reached, Tape};
@@ -117,9 +118,7 @@ impl InplaceOp2 for AddAssign {
             CHUNK,
             #[inline(always)]
             |chunk, sum| {
-                for (sum, x) in sum.iter_mut().zip(&x[chunk * CHUNK..]) {
-                    *sum += x;
-                }
+                add_numbers(sum, &x[chunk * CHUNK..]);
             },
         );
         Ok(())

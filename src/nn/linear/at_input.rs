@@ -4,11 +4,12 @@ use super::super::activation::Activation;
 use super::super::floats::{self, Floats};
 use super::super::graph::{Family, Operation, Pass, Reached};
 use super::super::input_gradient::Part;
+use super::super::mix::add;
 use super::super::program::{Describe, Program, Value};
 use super::super::repeats::Parted;
 use super::super::{Context, Graph, Kernels, narrow, parallel};
 use super::Linear;
-use super::fused::{Fused, add_bias, bias_gradient};
+use super::fused::{Fused, bias_gradient};
 use candle_core::{Result, Tensor};
 use std::sync::{Arc, OnceLock};
 
@@ -117,7 +118,7 @@ impl Linear {
                 &mut y,
                 *output,
                 #[inline(always)]
-                |_, row| add_bias(row, &values),
+                |_, row| add(row, &values),
             );
             let y = floats::tensor(y, (rows, *output))?;
             let (precision, input) = (context.precision.of_layer(input, *output), OnceLock::new());

@@ -3,6 +3,7 @@
 use super::super::activation::Activation;
 use super::super::floats::{self, Floats, slice};
 use super::super::gemm::{Matrix, Precision, multiplied, multiply};
+use super::super::mix::add;
 use super::super::program::{Describe, Program, Value, exactly};
 use super::super::repeats::Parted;
 use super::super::{narrow, parallel};
@@ -79,7 +80,7 @@ impl Fused {
                 &mut y,
                 bias.len(),
                 #[inline(always)]
-                |_, row| add_bias(row, bias),
+                |_, row| add(row, bias),
             );
             let z = self.input.get_or_init(|| y.clone());
             debug_assert_eq!(z.len(), y.len());
@@ -95,7 +96,7 @@ impl Fused {
                 bias.len(),
                 #[inline(always)]
                 |_, row| {
-                    add_bias(row, bias);
+                    add(row, bias);
                     self.activation.forward(row);
                 },
             );
@@ -177,13 +178,6 @@ impl CustomOp3 for Fused {
     }
 }
 
-#[inline(always)]
-pub(super) fn add_bias(row: &mut [f32], bias: &[f32]) {
-    for (y, b) in row.iter_mut().zip(bias) {
-        *y += b;
-    }
-}
-
 impl Describe for Fused {
     fn describe(&self, program: &mut Program, inputs: &[Value]) -> crate::Result<Value> {
         let [x, weight, bias] = exactly(inputs)?;
@@ -256,7 +250,7 @@ pub(super) fn bias_gradient(dz: &[f32], columns: usize) -> Vec<f32> {
         dz.len(),
         #[inline(always)]
         |row, sums: &mut [f32]| {
-            add_bias(sums, &dz[row * columns..]);
+            add(sums, &dz[row * columns..]);
         },
     )
 }

@@ -1,7 +1,7 @@
 //! The three products of a layer whose input is [parted](super::super::repeats): blocks by distinct row, the rest as ever.
 
 use super::super::gemm::{Matrix, Precision, multiplied, multiply, multiply_add};
-use super::super::mix::add_scaled;
+use super::super::mix::{add, add_scaled};
 use super::super::parallel;
 use super::super::repeats::{Block, Parted};
 use crate::simd;
@@ -89,7 +89,7 @@ impl Parted {
                 let mut from = &of_rest[row * rest..][..rest];
                 for columns in &self.rest {
                     let (own, others) = from.split_at(columns.len());
-                    add_rows(&mut dx[columns.clone()], std::iter::once(own));
+                    add(&mut dx[columns.clone()], own);
                     from = others;
                 }
             },
@@ -183,16 +183,14 @@ fn nth(rows: &[f32], row: u32, width: usize) -> &[f32] {
 fn add_rows<'a>(sum: &mut [f32], rows: impl Iterator<Item = &'a [f32]>) {
     let Ok(panel) = <&mut [f32; PANEL]>::try_from(&mut *sum) else {
         for row in rows {
-            sum.iter_mut().zip(row).for_each(|(sum, number)| *sum += number);
+            add(sum, row);
         }
         return;
     };
     // A sum whose width the compiler knows stays in registers.
     let mut inside = *panel;
     for row in rows {
-        for (sum, number) in inside.iter_mut().zip(&row[..PANEL]) {
-            *sum += number;
-        }
+        add(&mut inside, &row[..PANEL]);
     }
     *panel = inside;
 }
