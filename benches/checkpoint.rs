@@ -194,7 +194,7 @@ impl State {
     fn step(&mut self, ids: impl Iterator<Item = u64>, step: u64) -> Result<()> {
         let ids: Vec<u64> = ids.collect();
         let rows = ids.len();
-        let column = IdColumn { offsets: (0..=rows as u32).collect(), ids };
+        let column = IdColumn::one_each(ids);
         let lookup = self.embeddings.lookup(&Solo, &[column], rows, Mode::Train { step })?;
         let gradient = lookup.pooled.clone();
         self.embeddings.update(&Solo, lookup, BatchGradient { pooled: &gradient, sequences: &[] }, 1.0)?;

@@ -1,11 +1,11 @@
-//! Decodes the training rows of a job on one thread, once to batches in the order of the files, as in evaluation, and once
-//! to shuffled batches, as in training: what `benches/decode.py` compares with pyarrow.
+//! Decodes the training rows of a job: to batches in the order of the files, on one thread and on two, as in evaluation, and
+//! to shuffled batches on one thread, as half of training: what `benches/decode.py` compares with pyarrow.
 //!
 //! ```text
 //! cargo bench --bench decode -- JOB [KEY=VALUE]...
 //! ```
 //!
-//! Prints one line of JSON: files, columns, rows and the seconds of both. Footers and statistics are read before the clock starts.
+//! Prints one line of JSON: files, columns, rows and the seconds of each. Footers and statistics are read before the clock starts.
 
 use anyhow::Context;
 use std::path::Path;
@@ -24,6 +24,7 @@ use tandem::train::dataset::Dataset;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> anyhow::Result<()> {
+    tandem::observe::memory::keep();
     // Cargo passes `--bench`.
     let mut arguments = std::env::args().skip(1).filter(|a| !a.starts_with("--"));
     let path = arguments.next().context("which job? See the top of benches/decode.rs")?;
@@ -41,9 +42,9 @@ fn main() -> anyhow::Result<()> {
         let order = Order::shuffled(job.seed, job.data.shuffle_window);
         anyhow::Ok(Options { layout, order, lanes: 0..layout.lanes, prefetch, threads: 1 })
     };
-    let in_order = || {
-        let layout = Layout::evaluate(data.plan.rows, train.eval.global_batch, 1);
-        anyhow::Ok(Options { layout, order: Order::sequential(), lanes: 0..1, prefetch, threads: 1 })
+    let in_order = |threads: usize| {
+        let layout = Layout::evaluate(data.plan.rows, train.eval.global_batch, threads);
+        anyhow::Ok(Options { layout, order: Order::sequential(), lanes: 0..threads, prefetch, threads })
     };
     let seconds = |options: Options| {
         let start = Instant::now();
@@ -57,7 +58,8 @@ fn main() -> anyhow::Result<()> {
         "files": data.plan.files.iter().map(|file| &file.path).collect::<Vec<_>>(),
         "columns": data.schema.columns.iter().map(|column| &column.name).collect::<Vec<_>>(),
         "rows": data.plan.rows,
-        "in_order_s": seconds(in_order()?)?,
+        "in_order_s": seconds(in_order(1)?)?,
+        "two_threads_s": seconds(in_order(2)?)?,
         "shuffled_s": seconds(shuffled()?)?,
     });
     println!("{report}");

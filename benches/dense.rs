@@ -47,6 +47,7 @@ fn plain_linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> CandleResult<Tens
 }
 
 fn main() -> anyhow::Result<()> {
+    tandem::observe::memory::keep();
     // SAFETY: no other thread has been started yet.
     unsafe { tandem::observe::threads::keep_candle_on_one_thread() };
     println!("{} threads, medians in ms; bf16 is {}", rayon::current_num_threads(), Precision::Bf16.unit());

@@ -49,7 +49,7 @@ fn run(rows: u64) -> Result<f64> {
     let start = Instant::now();
     for first in (0..rows).step_by(BATCH) {
         let ids = column(first..(first + BATCH as u64).min(rows));
-        let n = ids.ids.len();
+        let n = ids.rows();
         embeddings.lookup(&Solo, &[ids], n, Mode::Train { step: 0 })?;
     }
     rate("insert", rows, start);
@@ -81,8 +81,7 @@ fn repeat(embeddings: &mut Embeddings, rows: u64, step: u64, train: bool) -> Res
 }
 
 fn column(ids: impl Iterator<Item = u64>) -> IdColumn {
-    let ids: Vec<u64> = ids.collect();
-    IdColumn { offsets: (0..=ids.len() as u32).collect(), ids }
+    IdColumn::one_each(ids.collect())
 }
 
 fn rate(what: &str, rows: u64, start: Instant) {

@@ -45,6 +45,7 @@ const STEPS: usize = 15;
 const REPEATS: usize = 5;
 
 fn main() -> anyhow::Result<()> {
+    tandem::observe::memory::keep();
     // SAFETY: no other thread has been started yet.
     unsafe { tandem::observe::threads::keep_candle_on_one_thread() };
     let folder = tempfile::tempdir()?;

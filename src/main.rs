@@ -4,21 +4,8 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Memory once used stays with the process, in pages as large as the system has: a step's buffers are those of the step
-/// before, and giving them back in between would have each page cleared anew. A fifth of a step in bf16.
-fn keep_memory() {
-    use libmimalloc_sys::{mi_option_large_os_pages, mi_option_set, mi_option_t};
-    // `mi_option_purge_delay` of `mimalloc.h`, which the crate does not name; in milliseconds, −1 for never.
-    const PURGE_DELAY: mi_option_t = 15;
-    // SAFETY: options may be set at any time.
-    unsafe {
-        mi_option_set(PURGE_DELAY, -1);
-        mi_option_set(mi_option_large_os_pages, 1);
-    }
-}
-
 fn main() {
-    keep_memory();
+    tandem::observe::memory::keep();
     // SAFETY: no other thread has been started yet.
     unsafe { tandem::observe::threads::keep_candle_on_one_thread() };
     std::process::exit(tandem::cli::main());

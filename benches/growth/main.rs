@@ -34,6 +34,7 @@ const PARTS: [(&str, Part); 5] = [
 ];
 
 fn main() -> anyhow::Result<()> {
+    tandem::observe::memory::keep();
     // SAFETY: no other thread has been started yet.
     unsafe { tandem::observe::threads::keep_candle_on_one_thread() };
     // Cargo passes `--bench`.

@@ -140,7 +140,7 @@ impl Shape {
 /// Lists of `length` ids a row.
 fn lists(length: usize, ids: Vec<u64>) -> IdColumn {
     let rows = ids.len().checked_div(length).unwrap_or(GLOBAL_BATCH);
-    IdColumn { offsets: (0..=rows).map(|row| (row * length) as u32).collect(), ids }
+    IdColumn::lists((0..=rows).map(|row| (row * length) as u32).collect(), ids)
 }
 
 /// An id by Zipf's law with exponent 1: its logarithm is uniform.

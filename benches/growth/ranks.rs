@@ -64,7 +64,7 @@ fn foreign_ids(shape: &Shape, step: u64, ranks: usize) -> usize {
             let distinct: HashSet<u64> = ids.iter().copied().collect();
             distinct.into_iter().filter(|&id| buckets.owner(id) != reader).count()
         };
-        batch.ids[..CATEGORICAL].iter().map(|column| of_table(&column.ids)).sum::<usize>()
+        batch.ids[..CATEGORICAL].iter().map(|column| of_table(column.ids())).sum::<usize>()
     };
     (0..ranks).map(foreign).sum()
 }

@@ -52,7 +52,7 @@ fn fill(comm: &Comm, rank: &mut Rank, rows: u64) -> anyhow::Result<()> {
     let columns = CATEGORICAL as u64;
     for first in (0..rows).step_by(GLOBAL_BATCH * CATEGORICAL) {
         let of = |column: u64| (0..GLOBAL_BATCH as u64).map(move |row| (first + row * columns + column) % rows);
-        let column = |c| IdColumn { offsets: (0..=GLOBAL_BATCH as u32).collect(), ids: of(c).collect() };
+        let column = |c| IdColumn::one_each(of(c).collect());
         let ids: Vec<IdColumn> = (0..columns).map(column).collect();
         rank.run.trainable.embeddings.lookup(comm.as_ref(), &ids, GLOBAL_BATCH, Mode::Train { step: 0 })?;
     }

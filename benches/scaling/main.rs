@@ -31,6 +31,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const STEPS: u64 = 5;
 
 fn main() -> anyhow::Result<()> {
+    tandem::observe::memory::keep();
     // SAFETY: no other thread has been started yet.
     unsafe { tandem::observe::threads::keep_candle_on_one_thread() };
     let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
@@ -73,7 +74,7 @@ fn constants(log: &Log) -> anyhow::Result<()> {
 fn distinct_ids(shape: &Shape, rows: usize) -> f64 {
     let of_step = |step: u64| -> usize {
         let batch = shape.frequent_batch(step, 0..rows);
-        batch.ids[..CATEGORICAL].iter().map(|column| column.ids.iter().collect::<HashSet<_>>().len()).sum()
+        batch.ids[..CATEGORICAL].iter().map(|column| column.ids().iter().collect::<HashSet<_>>().len()).sum()
     };
     (0..STEPS).map(of_step).sum::<usize>() as f64 / STEPS as f64
 }

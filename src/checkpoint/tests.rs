@@ -67,7 +67,7 @@ impl Parts {
     fn train_rows(&mut self, comm: &dyn Communicator, step: u64) {
         // One row that has ids, whatever the number of ranks.
         let ids: Vec<u64> = (0..40).filter(|_| comm.rank() == 0).map(|i| i * 7 + step).collect();
-        let ids = IdColumn { offsets: vec![0, ids.len() as u32], ids };
+        let ids = IdColumn::lists(vec![0, ids.len() as u32], ids);
         let lookup = self.embeddings.lookup(comm, &[ids], 1, Mode::Train { step }).unwrap();
         let gradient = BatchGradient { pooled: &[0.3, -0.2, 0.1], sequences: &[] };
         self.embeddings.update(comm, lookup, gradient, 1.0).unwrap();

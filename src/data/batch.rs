@@ -2,57 +2,16 @@
 //!
 //! ```text
 //!            row 0      row 1        …
-//! ids[f]     [7, 7, 3]  []           ragged: offsets + ids     (categorical, sequence, cross, quantile)
+//! ids[f]     [7, 7, 3]  []           lists of ids              (categorical, sequence, cross, quantile)
 //! dense      x₀ x₁ … xₙ | x₀ x₁ … xₙ  rows × dense_width        (numeric, vector), transformed
 //! targets[k] y, weight  | y, 0        weight 0 = no label (null, or `where` is false)
 //! scenarios  number of the row's scenario           (where the job names a column of them)
 //! slots      position of the row in the global batch, whatever the number of ranks
 //! ```
 
+pub use super::ids::IdColumn;
 use super::schema::Schema;
 use std::ops::Range;
-
-/// The ids of one feature for every row of a batch.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct IdColumn {
-    /// `offsets[i]..offsets[i + 1]` are the positions of row `i` in `ids`; `rows + 1` entries.
-    pub offsets: Vec<u32>,
-    /// Ids, row after row. Integers are taken as they are, strings and crosses are hashed to 64 bits.
-    pub ids: Vec<u64>,
-}
-
-impl IdColumn {
-    /// The ids of one row.
-    pub fn row(&self, row: usize) -> &[u64] {
-        &self.ids[self.offsets[row] as usize..self.offsets[row + 1] as usize]
-    }
-
-    fn append_rows(&mut self, column: &Self, rows: &[u32]) {
-        let one_each = || column.offsets.iter().enumerate().all(|(row, &offset)| row == offset as usize);
-        if column.ids.len() + 1 == column.offsets.len() && one_each() {
-            let end = self.ids.len() as u32;
-            self.ids.extend(rows.iter().map(|&row| column.ids[row as usize]));
-            self.offsets.extend(end + 1..=end + rows.len() as u32);
-            return;
-        }
-        self.ids.reserve(column.ids.len());
-        for &row in rows {
-            // Most lists of a column that is not a sequence have one id, for which a copy of slices is slow.
-            match column.row(row as usize) {
-                &[id] => self.ids.push(id),
-                ids => self.ids.extend_from_slice(ids),
-            }
-            self.offsets.push(self.ids.len() as u32);
-        }
-    }
-
-    fn append_range(&mut self, column: &Self, rows: Range<usize>) {
-        let offsets = &column.offsets[rows.start..=rows.end];
-        let (first, end) = (offsets[0], self.ids.len() as u32);
-        self.ids.extend_from_slice(&column.ids[first as usize..offsets[rows.len()] as usize]);
-        self.offsets.extend(offsets[1..].iter().map(|&offset| offset - first + end));
-    }
-}
 
 /// Labels of one task for every row of a batch.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -104,7 +63,7 @@ impl Batch {
     /// A batch of no rows, ready to be appended to.
     pub fn empty(id_features: usize, tasks: usize, groups: usize) -> Self {
         Self {
-            ids: vec![IdColumn { offsets: vec![0], ids: Vec::new() }; id_features],
+            ids: vec![IdColumn::default(); id_features],
             targets: vec![Target::default(); tasks],
             groups: vec![Vec::new(); groups],
             ..Self::default()
@@ -113,10 +72,7 @@ impl Batch {
 
     /// Forgets all rows and keeps the memory.
     pub fn clear(&mut self) {
-        for IdColumn { offsets, ids } in &mut self.ids {
-            offsets.truncate(1);
-            ids.clear();
-        }
+        self.ids.iter_mut().for_each(IdColumn::clear);
         for Target { label, weight } in &mut self.targets {
             label.clear();
             weight.clear();
@@ -180,9 +136,7 @@ impl Batch {
 
     /// Appends one padding row, which carries no ids and no labels; its scenario is the first.
     pub fn append_padding(&mut self, schema: &Schema, slot: u32) {
-        for column in &mut self.ids {
-            column.offsets.push(column.ids.len() as u32);
-        }
+        self.ids.iter_mut().for_each(|column| column.push(&[]));
         self.dense.resize(self.dense.len() + schema.dense_width, 0.0);
         self.scenarios.extend(schema.scenario.map(|_| 0));
         for target in &mut self.targets {
@@ -209,8 +163,7 @@ mod tests {
         let mut batch = Batch::empty(2, 1, 1);
         for (row, ids) in lists.iter().enumerate() {
             for (column, ids) in batch.ids.iter_mut().zip([ids.as_slice(), &[row as u64 + 100]]) {
-                column.ids.extend_from_slice(ids);
-                column.offsets.push(column.ids.len() as u32);
+                column.push(ids);
             }
             batch.dense.extend([row as f32, -(row as f32)]);
             batch.targets[0].label.push(row as f32 + 0.5);

@@ -200,18 +200,13 @@ impl Decoder {
     ) -> Result<()> {
         let Some(lists) = columns::lists(input.array) else {
             if input.nulls.is_none() {
-                let first = out.ids.len();
-                columns::ids(input.array, &mut self.hashes[column], &mut out.ids)
-                    .map_err(|e| place.unreadable(input.name, &e))?;
-                out.offsets.extend((first + 1..=out.ids.len()).map(|end| end as u32));
-                return Ok(());
+                return out
+                    .append_one_each(|ids| columns::ids(input.array, &mut self.hashes[column], ids))
+                    .map_err(|e| place.unreadable(input.name, &e));
             }
             self.scalar_ids(input, column, place)?;
             for (row, &id) in self.ids.iter().enumerate() {
-                if !input.is_null(row) {
-                    out.ids.push(id);
-                }
-                out.offsets.push(out.ids.len() as u32);
+                out.push_all((!input.is_null(row)).then_some(id).into_iter());
             }
             return Ok(());
         };
@@ -219,11 +214,9 @@ impl Decoder {
         self.scalar_ids(&items, column, place)?;
         let limit = max_len.unwrap_or(usize::MAX);
         for row in 0..input.array.len() {
-            if !input.is_null(row) {
-                let (start, end) = (lists.offsets[row], lists.offsets[row + 1]);
-                push_list(&self.ids, start, end, items.nulls.as_ref(), limit, last, &mut out.ids);
-            }
-            out.offsets.push(out.ids.len() as u32);
+            let (start, end) = (lists.offsets[row], lists.offsets[row + 1]);
+            let end = if input.is_null(row) { start } else { end };
+            push_list(&self.ids, start, end, items.nulls.as_ref(), limit, last, out);
         }
         Ok(())
     }
@@ -236,16 +229,17 @@ impl Decoder {
         place: &Place,
         out: &mut IdColumn,
     ) -> Result<()> {
-        let first = out.ids.len();
-        out.ids.resize(first + rows, mix(0));
-        for (column, input) in parts {
-            self.scalar_ids(&input, column, place)?;
-            for (hash, &part) in out.ids[first..].iter_mut().zip(&self.ids) {
-                *hash = mix(*hash ^ mix(part));
+        out.append_one_each(|ids| {
+            let first = ids.len();
+            ids.resize(first + rows, mix(0));
+            for (column, input) in parts {
+                self.scalar_ids(&input, column, place)?;
+                for (hash, &part) in ids[first..].iter_mut().zip(&self.ids) {
+                    *hash = mix(*hash ^ mix(part));
+                }
             }
-        }
-        out.offsets.extend((first + 1..=first + rows).map(|end| end as u32));
-        Ok(())
+            Ok(())
+        })
     }
 
     fn append_buckets(&mut self, input: &Input, feature: usize, place: &Place, out: &mut IdColumn) -> Result<()> {
@@ -253,15 +247,13 @@ impl Decoder {
         let Some(numeric) = &self.quantile[feature] else {
             return Err(Error::internal("a quantile feature without statistics"));
         };
-        for (row, &x) in self.numbers.iter().enumerate() {
-            if input.is_null(row) {
-                out.ids.push(numeric.null_bucket());
-            } else if x.is_finite() {
-                out.ids.push(numeric.bucket(x));
-            } else {
-                return Err(not_finite(x, input.name, row, place));
-            }
-            out.offsets.push(out.ids.len() as u32);
+        let bucket = |(row, &x): (usize, &f64)| match x.is_finite() {
+            _ if input.is_null(row) => Ok(numeric.null_bucket()),
+            true => Ok(numeric.bucket(x)),
+            false => Err(not_finite(x, input.name, row, place)),
+        };
+        for bucket in self.numbers.iter().enumerate().map(bucket) {
+            out.push(&[bucket?]);
         }
         Ok(())
     }
@@ -278,20 +270,20 @@ impl Decoder {
             return Err(Error::internal("a number without a transform"));
         };
         self.read_numbers(input.array, input.name, place)?;
-        let fill = numeric.fill(transform);
-        let width = self.schema.dense_width;
-        let cells = block.iter_mut().skip(feature.start).step_by(width);
-        for (row, (cell, &x)) in cells.zip(&self.numbers).enumerate() {
-            if input.is_null(row) {
-                *cell = fill;
-                continue;
-            }
-            *cell = numeric.apply(transform, x);
-            if !(x.is_finite() && cell.is_finite()) {
-                return Err(not_finite(x, input.name, row, place));
-            }
+        let (numbers, width) = (&self.numbers, self.schema.dense_width);
+        let cells = block.chunks_exact_mut(width).map(|row| &mut row[feature.start]);
+        let finite = numeric.apply_all(transform, numbers, cells);
+        if let Some(nulls) = &input.nulls {
+            let fill = numeric.fill(transform);
+            let cells = block.chunks_exact_mut(width).enumerate();
+            cells.filter(|(row, _)| nulls.is_null(*row)).for_each(|(_, cells)| cells[feature.start] = fill);
         }
-        Ok(())
+        // What stands in the place of a null does not matter.
+        let wrong = |row: &usize| !input.is_null(*row) && !numeric.applies(transform, numbers[*row]);
+        match (0..numbers.len()).find(|row| !finite && wrong(row)) {
+            Some(row) => Err(not_finite(numbers[row], input.name, row, place)),
+            None => Ok(()),
+        }
     }
 
     fn fill_vector(&mut self, input: &Input, feature: &DenseFeature, place: &Place, block: &mut [f32]) -> Result<()> {
@@ -334,7 +326,7 @@ pub fn empty_batch(schema: &Schema) -> Batch {
     Batch::empty(schema.id_columns().len(), schema.tasks.len(), schema.group_columns.len())
 }
 
-/// Pushes at most `limit` non-null ids of `all[start..end]`: the last ones or the first.
+/// Appends a row of at most `limit` non-null ids of `all[start..end]`: the last ones or the first.
 fn push_list(
     all: &[u64],
     start: usize,
@@ -342,18 +334,17 @@ fn push_list(
     nulls: Option<&NullBuffer>,
     limit: usize,
     last: bool,
-    out: &mut Vec<u64>,
+    out: &mut IdColumn,
 ) {
     let Some(nulls) = nulls else {
         let kept = limit.min(end - start);
         let from = if last { end - kept } else { start };
-        out.extend_from_slice(&all[from..from + kept]);
-        return;
+        return out.push(&all[from..from + kept]);
     };
     let valid = |i: &usize| nulls.is_valid(*i);
     let from = match last {
         true => (start..end).rev().filter(valid).take(limit).last().unwrap_or(end),
         false => start,
     };
-    out.extend((from..end).filter(valid).take(limit).map(|i| all[i]));
+    out.push_all((from..end).filter(valid).take(limit).map(|i| all[i]));
 }

@@ -72,10 +72,10 @@ impl Layout {
         Ok(Self { rows, lanes, rows_per_lane: global_batch / lanes })
     }
 
-    /// The layout of evaluation, where only the union of rows matters: one lane a rank, and batches of
-    /// about `global_batch` rows over all ranks.
-    pub fn evaluate(rows: u64, global_batch: usize, ranks: usize) -> Self {
-        Self { rows, lanes: ranks, rows_per_lane: global_batch.div_ceil(ranks).max(1) }
+    /// The layout of evaluation, where only the union of rows matters: batches of about `global_batch` rows over all
+    /// `lanes`.
+    pub fn evaluate(rows: u64, global_batch: usize, lanes: usize) -> Self {
+        Self { rows, lanes, rows_per_lane: global_batch.div_ceil(lanes).max(1) }
     }
 
     /// Rows of a lane, as positions in the epoch's sequence.
@@ -112,6 +112,11 @@ impl Layout {
             .fix(format!("start at most {} ranks, or set `data.lanes` to {ranks} or more", self.lanes)));
         }
         Ok(self.lanes * rank / ranks..self.lanes * (rank + 1) / ranks)
+    }
+
+    /// The rows of some lanes that follow each other.
+    pub fn spans(&self, lanes: &Range<usize>) -> Range<u64> {
+        self.span(lanes.start).start..self.span(lanes.end).start
     }
 }
 
@@ -280,6 +285,7 @@ mod tests {
                 }
             }
             prop_assert_eq!(seen.len() as u64, plan.rows);
+            prop_assert_eq!(layout.spans(&(0..lanes)), 0..plan.rows);
         }
 
         #[test]

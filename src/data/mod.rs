@@ -20,6 +20,7 @@ pub mod batch;
 mod columns;
 pub mod decode;
 pub mod everywhere;
+mod ids;
 pub mod lanes;
 pub mod loader;
 mod negatives;

@@ -53,8 +53,7 @@ impl Pairing {
         let features = std::mem::take(&mut batch.ids);
         for (index, task) in schema.tasks.iter().enumerate() {
             let Some(pair) = &task.pair else { continue };
-            let columns =
-                Columns { left: &features[pair.left], right: &features[pair.right], out: [(); 3].map(|()| empty()) };
+            let columns = Columns { left: &features[pair.left], right: &features[pair.right], out: Default::default() };
             let [left, right, negatives] = match schema.purpose {
                 Purpose::Train => {
                     let relation = self.relation(index, pair)?;
@@ -87,17 +86,22 @@ impl Pairing {
     ) -> [IdColumn; 3] {
         let Columns { left, right, mut out } = columns;
         let draws = relation.zip(pair.negatives).map(|(relation, negatives)| (relation, negatives.count));
+        let mut drawn = Vec::new();
         for ((row, origin), weight) in batch.origin.iter().enumerate().zip(&mut batch.targets[task].weight) {
             let key = random::hash(self.seed, &[name, self.epoch, origin.row_group.into(), origin.row.into()]);
             let ids = (left.row(row), right.row(row));
-            match (*weight != 0.0).then(|| sample(ids, draws, key, &mut out[2].ids)).flatten() {
+            drawn.clear();
+            match (*weight != 0.0).then(|| sample(ids, draws, key, &mut drawn)).flatten() {
                 Some((left, right)) => {
-                    out[0].ids.push(left);
-                    out[1].ids.push(right);
+                    out[0].push(&[left]);
+                    out[1].push(&[right]);
+                    out[2].push(&drawn);
                 }
-                None => *weight = 0.0,
+                None => {
+                    *weight = 0.0;
+                    out.iter_mut().for_each(|column| column.push(&[]));
+                }
             }
-            out.iter_mut().for_each(close_row);
         }
         out
     }
@@ -133,19 +137,10 @@ fn as_they_are(columns: Columns, batch: &mut Batch, task: usize, unlabelled: boo
         let (left, rights) = (left.row(row), right.row(row));
         if left.is_empty() || rights.is_empty() {
             *weight = 0.0;
-        } else if unlabelled || *weight != 0.0 {
-            out[0].ids.extend_from_slice(left);
-            out[1].ids.extend_from_slice(rights);
         }
-        out.iter_mut().for_each(close_row);
+        let carries = !(left.is_empty() || rights.is_empty()) && (unlabelled || *weight != 0.0);
+        let sides = if carries { [left, rights, &[]] } else { [&[][..]; 3] };
+        out.iter_mut().zip(sides).for_each(|(column, ids)| column.push(ids));
     }
     out
-}
-
-fn empty() -> IdColumn {
-    IdColumn { offsets: vec![0], ids: Vec::new() }
-}
-
-fn close_row(column: &mut IdColumn) {
-    column.offsets.push(column.ids.len() as u32);
 }

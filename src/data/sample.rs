@@ -147,7 +147,7 @@ impl Sample {
         }
         for (feature, column) in schema.id_features.iter().zip(&batch.ids) {
             let Some(counts) = self.ids.get_mut(&feature.table) else { continue };
-            for &id in &column.ids {
+            for &id in column.ids() {
                 *counts.entry(id).or_default() += 1;
             }
         }

@@ -104,8 +104,28 @@ impl Statistics {
 }
 
 impl Numeric {
+    /// [`Numeric::apply`] of all `values`, into `cells`; whether all of them are [fine](Numeric::applies).
+    pub fn apply_all<'a>(
+        &self,
+        transform: Transform,
+        values: &[f64],
+        cells: impl Iterator<Item = &'a mut f32>,
+    ) -> bool {
+        // The commonest have loops of their own, in which there is nothing to tell apart.
+        match transform {
+            Transform::None => fill(cells, values, |x| self.apply(Transform::None, x)),
+            Transform::Standardize => fill(cells, values, |x| self.apply(Transform::Standardize, x)),
+            _ => fill(cells, values, |x| self.apply(transform, x)),
+        }
+    }
+
+    /// Whether the transform of a value is a finite number of a finite one.
+    pub fn applies(&self, transform: Transform, x: f64) -> bool {
+        x.is_finite() && self.apply(transform, x).is_finite()
+    }
+
     /// The transform of a value.
-    #[inline]
+    #[inline(always)]
     pub fn apply(&self, transform: Transform, x: f64) -> f32 {
         let y = match transform {
             Transform::None => x,
@@ -132,6 +152,14 @@ impl Numeric {
     pub fn null_bucket(&self) -> u64 {
         self.boundaries.len() as u64 + 1
     }
+}
+
+/// Whether all `values` and what `apply` makes of them, which it writes into `cells`, are finite.
+fn fill<'a>(cells: impl Iterator<Item = &'a mut f32>, values: &[f64], apply: impl Fn(f64) -> f32) -> bool {
+    cells.zip(values).fold(true, |finite, (cell, &x)| {
+        *cell = apply(x);
+        finite & x.is_finite() & cell.is_finite()
+    })
 }
 
 /// One feature over one row group.

@@ -135,11 +135,15 @@ impl LaneStream {
     fn decode_block(&mut self, scratch: &mut Scratch) -> Result<()> {
         let base = self.decoded;
         let Scratch { sequence, file_order } = scratch;
+        let shuffled = self.order.window > 1;
         sequence.clear();
-        while self.decoded < self.length && self.decoded - base < BLOCK_ROWS {
+        while shuffled && self.decoded < self.length && self.decoded - base < BLOCK_ROWS {
             let window = self.order.window_at(&self.layout, self.lane, self.decoded);
             self.decoded = window.1.end;
             self.order.window_rows(self.epoch, self.lane, window, base, sequence);
+        }
+        if !shuffled {
+            self.decoded = self.length.min(base + BLOCK_ROWS);
         }
         let file_order = file_order.get_or_insert_with(|| self.decoder.empty());
         file_order.clear();
@@ -147,14 +151,22 @@ impl LaneStream {
         while file_order.rows < rows {
             self.read_into(file_order, rows)?;
         }
-        let mut block = self.decoder.empty();
-        if self.order.window > 1 {
+        let mut block = self.used_block().unwrap_or_else(|| self.decoder.empty());
+        if shuffled {
             block.append_rows(file_order, sequence);
         } else {
             std::mem::swap(&mut block, file_order);
         }
         self.block = Arc::new(self.decoder.finish(block)?);
         Ok(())
+    }
+
+    /// The block before, empty, for its memory, unless rows of it are still to be put in a batch.
+    fn used_block(&mut self) -> Option<Batch> {
+        let mut block = Arc::into_inner(std::mem::take(&mut self.block))?;
+        block.clear();
+        // Where tasks are pairs, the columns of a finished block are theirs.
+        (!self.files.schema().has_pairs()).then_some(block)
     }
 
     /// Decodes what the current piece has of `rows` rows, or opens the next piece.

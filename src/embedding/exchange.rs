@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn ids_are_grouped_by_owner_and_bags_still_find_them() {
-        let column = IdColumn { offsets: vec![0, 6], ids: vec![40, 3, 40, 17, 3, 99] };
+        let column = IdColumn::one_each(vec![40, 3, 40, 17, 3, 99]);
         for size in 1..=4 {
             let buckets = Buckets::new(8, 0, size).unwrap();
             let (mut route, mut dedup) = (TableRoute::default(), Dedup::default());
@@ -289,7 +289,7 @@ mod tests {
             route.bags.push(bag);
             route.take_ids(&mut dedup, &buckets, size);
             let read: Vec<u64> = route.bags[0].positions.iter().map(|&p| route.ids[p as usize]).collect();
-            assert_eq!(read, column.ids);
+            assert_eq!(read, column.ids());
             let mut pairs: Vec<_> = route.ids.iter().copied().zip(route.counts.iter().copied()).collect();
             pairs.sort_unstable();
             assert_eq!(pairs, [(3, 2), (17, 1), (40, 2), (99, 1)]);

@@ -15,7 +15,7 @@ impl Embeddings {
         let Some(&dim) = self.dims.get(table) else {
             return Err(Error::internal(format!("there is no table number {table}")));
         };
-        let column = IdColumn { offsets: (0..=ids.len() as u32).collect(), ids: ids.to_vec() };
+        let column = IdColumn::one_each(ids.to_vec());
         let mut routes: Vec<TableRoute> = Vec::new();
         routes.resize_with(self.tables.len(), TableRoute::default);
         for (other, (route, dedup)) in routes.iter_mut().zip(&mut self.dedups).enumerate() {

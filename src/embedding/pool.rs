@@ -8,11 +8,12 @@
 use super::spec::{BagKind, Pool};
 use crate::data::batch::IdColumn;
 use crate::error::{Error, Result};
+use std::borrow::Cow;
 
 /// Where the ids of one bag's rows are among the distinct rows of its table.
 #[derive(Debug, Default)]
 pub struct BagRoute {
-    /// Row `i` has `positions[offsets[i]..offsets[i + 1]]`.
+    /// Row `i` has `positions[offsets[i]..offsets[i + 1]]`; empty where every row has one, as in [`IdColumn`].
     offsets: Vec<u32>,
     pub positions: Vec<u32>,
 }
@@ -24,12 +25,12 @@ impl BagRoute {
         self.offsets.clear();
         match kind {
             BagKind::Pooled(_) => {
-                self.offsets.extend_from_slice(&ids.offsets);
-                self.positions.extend(ids.ids.iter().map(|&id| position_of(id)));
+                self.offsets.extend_from_slice(ids.offsets().unwrap_or_default());
+                self.positions.extend(ids.ids().iter().map(|&id| position_of(id)));
             }
             BagKind::Sequence { max_len } => {
                 self.offsets.push(0);
-                for row in 0..ids.offsets.len() - 1 {
+                for row in 0..ids.rows() {
                     let all = ids.row(row);
                     let used = &all[all.len().saturating_sub(max_len)..];
                     self.positions.extend(used.iter().map(|&id| position_of(id)));
@@ -41,17 +42,23 @@ impl BagRoute {
 
     #[inline]
     fn row(&self, row: usize) -> &[u32] {
-        &self.positions[self.offsets[row] as usize..self.offsets[row + 1] as usize]
+        match self.offsets.as_slice() {
+            [] => &self.positions[row..=row],
+            offsets => &self.positions[offsets[row] as usize..offsets[row + 1] as usize],
+        }
     }
 
     /// The position of each row's id, `none` for a row without one; `None` if a row has several.
-    pub fn single(&self, none: u32) -> Option<Vec<u32>> {
+    pub fn single(&self, none: u32) -> Option<Cow<'_, [u32]>> {
+        if self.offsets.is_empty() {
+            return Some(Cow::Borrowed(&self.positions));
+        }
         let of_row = |row: usize| match self.row(row) {
             [] => Some(none),
             [only] => Some(*only),
             _ => None,
         };
-        (0..self.offsets.len() - 1).map(of_row).collect()
+        (0..self.offsets.len() - 1).map(of_row).collect::<Option<_>>().map(Cow::Owned)
     }
 
     /// Pools batch rows `first..` into columns `start..start + dim` of `out`, whose rows are `width` wide.
@@ -119,8 +126,10 @@ impl BagRoute {
 
 /// Checks that a column fits the batch.
 pub fn check_column(ids: &IdColumn, rows: usize, name: &str) -> Result<()> {
-    let fits = ids.offsets.len() == rows + 1 && ids.offsets.last().is_some_and(|&n| n as usize == ids.ids.len());
-    if fits { Ok(()) } else { Err(Error::internal("offsets of a feature do not fit the batch").at("feature", name)) }
+    match ids.rows() == rows {
+        true => Ok(()),
+        false => Err(Error::internal("a feature has another number of rows than the batch").at("feature", name)),
+    }
 }
 
 #[inline]
@@ -153,7 +162,7 @@ mod tests {
     use super::*;
 
     fn route(kind: BagKind) -> BagRoute {
-        let ids = IdColumn { offsets: vec![0, 3, 3, 4], ids: vec![2, 2, 0, 1] };
+        let ids = IdColumn::lists(vec![0, 3, 3, 4], vec![2, 2, 0, 1]);
         let mut route = BagRoute::default();
         route.read(&ids, kind, |id| id as u32);
         route
@@ -184,10 +193,11 @@ mod tests {
     fn one_id_a_row_is_told_from_several() {
         let read = |offsets: &[u32], ids: &[u64]| {
             let mut route = BagRoute::default();
-            let ids = IdColumn { offsets: offsets.to_vec(), ids: ids.to_vec() };
+            let ids = IdColumn::lists(offsets.to_vec(), ids.to_vec());
             route.read(&ids, BagKind::Pooled(Pool::Sum), |id| id as u32);
-            route.single(9)
+            route.single(9).map(Cow::into_owned)
         };
+        assert_eq!(read(&[0, 1, 2], &[4, 2]), Some(vec![4, 2]));
         assert_eq!(read(&[0, 1, 1, 2], &[4, 2]), Some(vec![4, 9, 2]));
         assert_eq!(read(&[0, 1, 3], &[4, 2, 2]), None);
     }

@@ -4,6 +4,7 @@ pub mod environment;
 pub mod events;
 pub mod json_line;
 pub mod log;
+pub mod memory;
 pub mod progress;
 pub mod stages;
 pub mod tensorboard;

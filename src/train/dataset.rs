@@ -18,7 +18,8 @@ use crate::metric::{self, ByScenario, Evaluator, Report};
 use crate::observe::{Stage, Stages};
 use std::sync::Arc;
 
-/// Threads of a rank that decode ahead of training. Two hide the wait for the disk behind the decoding.
+/// Threads of a rank that decode ahead of training, and its lanes in evaluation, so that all of them have something to
+/// decode there too. Two hide the wait for the disk behind the decoding.
 const DECODE_THREADS: usize = 2;
 
 /// One split.
@@ -102,9 +103,13 @@ impl Dataset {
         Loader::start(self.source(statistics), options, cursor)
     }
 
-    /// Metrics of `trainable` over all rows, the same on every rank. Collective: the rows are cut into one
-    /// unpermuted lane per rank, and ranks run the same number of batches, because every batch looks embedding
-    /// rows up at their owners.
+    /// How all rows are read in the order of the files, in batches of about `global_batch` rows: every rank has lanes of its
+    /// own, and as many batches as the others, because every batch looks embedding rows up at their owners.
+    pub fn in_order(&self, comm: &Comm, global_batch: usize) -> Layout {
+        Layout::evaluate(self.plan.rows, global_batch, comm.size() * DECODE_THREADS)
+    }
+
+    /// Metrics of `trainable` over all rows, the same on every rank. Collective.
     pub fn evaluate(
         &self,
         comm: &Comm,
@@ -114,7 +119,7 @@ impl Dataset {
         stages: &Stages,
     ) -> Result<Report> {
         let _eval = stages.guard(Stage::Eval);
-        let layout = Layout::evaluate(self.plan.rows, global_batch, comm.size());
+        let layout = self.in_order(comm, global_batch);
         let mut loader = self.loader(comm, statistics, layout, Order::sequential(), Cursor::default(), 2)?;
         let (tasks, rows) = (self.metric_tasks(), self.plan.rows);
         let names = statistics.scenarios().map_or(&[][..], |scenarios| scenarios.names());

@@ -290,7 +290,7 @@ fn wanted(trainable: &Trainable, batch: &Batch) -> Vec<HashSet<u64>> {
     let mut wanted = vec![HashSet::new(); trainable.embeddings.table_names().count()];
     // The bags of every set of tables read the same columns.
     for (bag, column) in trainable.embeddings.bags().zip(batch.ids.iter().cycle()) {
-        wanted[bag.table].extend(column.ids.iter().copied());
+        wanted[bag.table].extend(column.ids().iter().copied());
     }
     wanted
 }

@@ -14,7 +14,7 @@ use super::losses::TaskSpec;
 use super::step::Trainable;
 use crate::comm::{Comm, collectives};
 use crate::data::batch::{Batch, Origin};
-use crate::data::lanes::{Cursor, Layout, Order};
+use crate::data::lanes::{Cursor, Order};
 use crate::data::plan::Plan;
 use crate::data::statistics::Statistics;
 use crate::error::{Error, Result};
@@ -117,9 +117,9 @@ impl RowClasses {
         global_batch: usize,
         epoch: u64,
     ) -> Result<()> {
-        let layout = Layout::evaluate(train.plan.rows, global_batch, comm.size());
+        let layout = train.in_order(comm, global_batch);
         let mut loader = train.loader(comm, statistics, layout, Order::sequential(), Cursor::default(), 2)?;
-        let mine = layout.span(comm.rank());
+        let mine = layout.spans(&layout.hosted(comm.rank(), comm.size())?);
         while let Some(batch) = collectives::agree(comm.as_ref(), loader.next())? {
             let logits = trainable.infer(comm, &batch)?;
             for row in (0..batch.rows).filter(|&row| batch.present[row]) {

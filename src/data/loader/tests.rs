@@ -364,8 +364,8 @@ fn partition_folders_become_columns() {
     let mut scan = Scan::new(source.clone(), share(&source.plan, 0, 1), 100).unwrap();
     let mut days = Vec::new();
     while let Some(rows) = scan.next().unwrap() {
-        days.extend_from_slice(&rows.batch.ids[1].ids);
-        assert!(rows.batch.ids[2].ids.iter().all(|&id| id == super::super::string_id("a")));
+        days.extend_from_slice(rows.batch.ids[1].ids());
+        assert!(rows.batch.ids[2].ids().iter().all(|&id| id == super::super::string_id("a")));
     }
     assert_eq!(days, [1, 1, 1, 2, 2]);
 }
@@ -383,7 +383,7 @@ fn scanning_keeps_order_and_all_columns() {
             while let Some(rows) = scan.next().unwrap() {
                 assert_eq!((rows.input.num_rows(), rows.batch.slots.len()), (rows.batch.rows, rows.batch.rows));
                 assert_eq!(rows.input.schema(), data.rows.schema());
-                ids.extend_from_slice(&rows.batch.ids[0].ids);
+                ids.extend_from_slice(rows.batch.ids[0].ids());
                 found.push(rows.input);
                 count += 1;
             }

@@ -81,7 +81,7 @@ fn read_group(files: &Files, statistics: &Statistics, row_group: u32) -> Result<
         for ((task, target), found) in schema.tasks.iter().zip(&batch.targets).zip(&mut found) {
             let Some(pair) = task.pair.filter(|_| is_needed(task)) else { continue };
             let (left, right) = (&batch.ids[pair.left], &batch.ids[pair.right]);
-            right.ids.iter().for_each(|&id| *found.rights.entry(id).or_default() += 1);
+            right.ids().iter().for_each(|&id| *found.rights.entry(id).or_default() += 1);
             let positive = |row: &usize| target.weight[*row] != 0.0 && target.label[*row] == 1.0;
             for row in (0..batch.rows).filter(positive) {
                 let Some(&left) = left.row(row).first() else { continue };

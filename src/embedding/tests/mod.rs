@@ -46,11 +46,8 @@ fn build(options: &str, sparse: &str, comm: &dyn Communicator) -> Embeddings {
 }
 
 fn column(rows: &[Vec<u64>]) -> IdColumn {
-    let mut column = IdColumn { offsets: vec![0], ids: Vec::new() };
-    for row in rows {
-        column.ids.extend(row);
-        column.offsets.push(column.ids.len() as u32);
-    }
+    let mut column = IdColumn::default();
+    rows.iter().for_each(|ids| column.push(ids));
     column
 }
 

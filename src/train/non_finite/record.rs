@@ -78,7 +78,7 @@ fn ids_by_table(comm: &Comm, trainable: &Trainable, batch: &Batch) -> Result<Vec
     let embeddings = &trainable.embeddings;
     let mut by_table = vec![HashSet::new(); embeddings.table_names().count()];
     for (bag, spec) in embeddings.bags().enumerate() {
-        by_table[spec.table].extend(&batch.ids[bag % batch.ids.len()].ids);
+        by_table[spec.table].extend(batch.ids[bag % batch.ids.len()].ids());
     }
     for ids in &mut by_table {
         let mine: Vec<u64> = ids.iter().copied().collect();

@@ -82,7 +82,7 @@ fn columns(batch: &Batch, plan: &Plan, classes: Option<&[u32]>, names: Names) ->
     for (n, column) in batch.ids.iter().enumerate() {
         let offsets = OffsetBuffer::from_lengths((0..batch.rows).map(|row| column.row(row).len()));
         let item = Arc::new(Field::new("item", DataType::UInt64, false));
-        let ids = Arc::new(UInt64Array::from(column.ids.clone()));
+        let ids = Arc::new(UInt64Array::from(column.ids().to_vec()));
         all.push((format!("ids.{n}"), Arc::new(ListArray::new(item, offsets, ids, None))));
     }
     for (n, name) in names.dense.iter().enumerate() {
@@ -157,7 +157,7 @@ fn ids(rows: &RecordBatch, name: &str) -> Result<IdColumn> {
     let offsets = lists.value_offsets();
     let (start, end) = (offsets[0], offsets[offsets.len() - 1]);
     let ids = values.values()[start as usize..end as usize].to_vec();
-    Ok(IdColumn { offsets: offsets.iter().map(|&offset| (offset - start) as u32).collect(), ids })
+    Ok(IdColumn::lists(offsets.iter().map(|&offset| (offset - start) as u32).collect(), ids))
 }
 
 /// Fills in where the rows come from, and which are padding.
