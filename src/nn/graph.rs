@@ -64,7 +64,7 @@ struct Input {
     /// As the first layers read it.
     leaf: Tensor,
     /// Which of its rows are the same.
-    repeats: Vec<Repeats>,
+    repeats: Arc<[Repeats]>,
     /// The same by distinct rows, once a layer has asked for it.
     parted: OnceCell<Arc<Parted>>,
 }
@@ -159,7 +159,7 @@ impl Graph {
     /// and there is one cut: what a model makes of its input for another model inside it is a layer like any other.
     /// `repeats` says which of its rows are the same, in the order of their columns; the gradients of such rows may come back
     /// as their sum in one of them.
-    pub fn cut(&self, x: Tensor, repeats: &[Repeats]) -> Tensor {
+    pub fn cut(&self, x: Tensor, repeats: &Arc<[Repeats]>) -> Tensor {
         let Self::Tape(tape) = self else { return x };
         let mut tape = tape.borrow_mut();
         if tape.input.is_some() || !tape.tracks(&x) {
@@ -168,7 +168,7 @@ impl Graph {
         // Of a tensor without candle's own memory `detach` alone gives back the very same, whose gradient would go on.
         let leaf = x.reshape(x.dims()).map_or_else(|_| x.detach(), |other| other.detach());
         tape.outputs.insert(leaf.id());
-        let (repeats, parted) = (repeats.to_vec(), OnceCell::new());
+        let (repeats, parted) = (repeats.clone(), OnceCell::new());
         tape.input = Some(Input { source: x, leaf: leaf.clone(), repeats, parted });
         leaf
     }

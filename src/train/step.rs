@@ -131,7 +131,10 @@ impl Trainable {
             Ok::<_, Error>(found)
         })?;
         let mut leaves = self.leaves(batch, &mut lookup)?;
-        leaves.input.repeats = self.embeddings.repeats(&lookup).into();
+        // Wide layers in bf16 multiply every row.
+        if !self.precision.rounds() {
+            leaves.input.repeats = self.embeddings.repeats(&lookup).into();
+        }
         let context = context(comm, batch, Kind::Train(self.kernels, self.precision), self.seed, step)?;
         let context = Context { progress: clock.progress(), ..context };
         let output = stages.time(Stage::Forward, || self.model.forward(&leaves.input, &context))?;

@@ -76,7 +76,7 @@ fn narrow_layers_of_the_input_go_together_as_they_go_alone() {
         [4, 1, 15].map(|output| Linear::new(store.builder().at(output), 30, output, Activation::None).unwrap()).into();
     let source = candle_core::Var::from_tensor(&random(&[300, 30], 5)).unwrap();
     let context = Context { graph: Graph::tape(), ..context(true, 300) };
-    let x = context.graph.cut(source.as_tensor().clone(), &[]);
+    let x = context.graph.cut(source.as_tensor().clone(), &[].into());
     let together = Linear::forward_all(&layers.iter().collect::<Vec<_>>(), &x, &context).unwrap();
     let gradients = |outputs: &[(&Tensor, Tensor)]| {
         let pass = context.graph.backward(outputs).unwrap();
@@ -132,7 +132,7 @@ fn rows_that_repeat_are_multiplied_once_with_the_same_result() {
         let results = |repeats: &[Repeats]| {
             let source = candle_core::Var::from_tensor(&x).unwrap();
             let context = Context { graph: Graph::tape(), ..context(true, rows) };
-            let leaf = context.graph.cut(source.as_tensor().clone(), repeats);
+            let leaf = context.graph.cut(source.as_tensor().clone(), &repeats.into());
             let ys: Vec<_> = layers.iter().map(|layer| layer.forward(&leaf, &context).unwrap()).collect();
             // Two passes of different weights, as of two tasks.
             let dys = |seed| ys.iter().map(|y| (y, random(y.dims(), seed))).collect::<Vec<_>>();

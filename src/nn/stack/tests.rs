@@ -24,7 +24,7 @@ fn results(
     context: &Context,
     forward: impl Fn(&Tensor) -> Tensor,
 ) -> Vec<Vec<f64>> {
-    let leaf = if cut { context.graph.cut(x.as_tensor().clone(), &[]) } else { x.as_tensor().clone() };
+    let leaf = if cut { context.graph.cut(x.as_tensor().clone(), &[].into()) } else { x.as_tensor().clone() };
     let y = forward(&leaf);
     // Two passes of different weights, as of two tasks.
     let passes = [7, 8].map(|seed| context.graph.backward(&[(&y, random(y.dims(), seed))]).unwrap());
