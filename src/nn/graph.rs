@@ -113,6 +113,8 @@ pub struct Pass {
     pub grads: GradStore,
     /// What is left to do for the gradient of the model's input.
     pub at_input: InputGradient,
+    /// Of how many passes the gradient of the model's input is the weighted sum; 0 or 1: of this one alone.
+    pub(crate) passes: usize,
 }
 
 impl Graph {
@@ -242,11 +244,17 @@ impl Graph {
     /// Pulls back `outputs`, each given with the gradient of the loss by it: a tensor that is not used again, for it
     /// may be added to.
     pub fn backward(&self, outputs: &[(&Tensor, Tensor)]) -> Result<Pass> {
+        self.backward_one_of(1, outputs)
+    }
+
+    /// [`Graph::backward`] for one of several passes whose weighted sum alone goes through the model's input
+    /// ([`Graph::backward_input`]): what can wait for the sum is left to it.
+    pub fn backward_one_of(&self, passes: usize, outputs: &[(&Tensor, Tensor)]) -> Result<Pass> {
         match self {
             Self::None | Self::Trace(_) => Err(Error::internal("a backward pass without a graph")),
             Self::Candle if outputs.is_empty() => Ok(Pass::default()),
             Self::Candle => Ok(Pass { grads: backward_from(outputs)?, ..Pass::default() }),
-            Self::Tape(tape) => tape.borrow().backward(outputs, |_| true),
+            Self::Tape(tape) => tape.borrow().backward(Pass { passes, ..Pass::default() }, outputs, |_| true),
         }
     }
 
@@ -277,7 +285,7 @@ impl Graph {
     /// and of the tensors that the task reads of the trunk ([`Trunk::boundary`]). As for [`Graph::backward`].
     pub fn backward_head(&self, trunk: &Trunk, outputs: &[(&Tensor, Tensor)]) -> Result<Pass> {
         match self {
-            Self::Tape(tape) => tape.borrow().backward(outputs, |node| !trunk.holds(node)),
+            Self::Tape(tape) => tape.borrow().backward(Pass::default(), outputs, |node| !trunk.holds(node)),
             _ => Err(Error::internal("a head's backward pass without a tape")),
         }
     }
@@ -289,7 +297,7 @@ impl Graph {
         let tape = tape.borrow();
         let Some(Input { source, parted, .. }) = &tape.input else { return Ok(GradStore::default()) };
         let dx = InputGradient::weighted_sum(passes, source.dims(), parted.get().map(Arc::as_ref))?;
-        Ok(tape.backward(&[(source, dx)], |_| true)?.grads)
+        Ok(tape.backward(Pass::default(), &[(source, dx)], |_| true)?.grads)
     }
 }
 

@@ -28,9 +28,8 @@ pub struct InputGradient(Vec<Part>);
 /// One operation's part of it.
 #[derive(Debug)]
 pub(crate) enum Part {
-    /// dz `[rows, out]` of a linear layer with weights `[in, out]`: dx = dz · Wᵀ, of which `blocks` are done already
-    /// ([`Parted::gradients`]) if the layer reads its input by distinct rows.
-    Linear { weight: Tensor, dz: Tensor, blocks: Vec<Vec<f32>>, precision: Precision },
+    /// dz `[rows, out]` of a linear layer with weights `[in, out]`: dx = dz · Wᵀ.
+    Linear { weight: Tensor, dz: Tensor, blocks: Blocks, precision: Precision },
     /// The same of layers in bf16.
     #[cfg(target_arch = "x86_64")]
     Rounded(RoundedPart),
@@ -38,12 +37,23 @@ pub(crate) enum Part {
     Whole(Tensor),
 }
 
+/// The part of dx in blocks of columns whose rows repeat.
+#[derive(Debug)]
+pub(crate) enum Blocks {
+    /// The layer reads them as any other column.
+    None,
+    /// Computed, since the sums that it takes were at hand ([`Parted::gradients`]).
+    Done(Vec<Vec<f32>>),
+    /// To be computed of the weighted sum of the passes.
+    Left,
+}
+
 /// The parts of all passes that are to be multiplied by one matrix, with their weights.
 struct Layer<'a> {
     weight: &'a Tensor,
     precision: Precision,
     parts: Vec<(f32, &'a Tensor)>,
-    blocks: Vec<(f32, &'a [Vec<f32>])>,
+    blocks: Vec<(f32, &'a Blocks)>,
 }
 
 impl Layer<'_> {
@@ -82,7 +92,14 @@ impl InputGradient {
             let out = dz.len() / rows.max(1);
             match parted.filter(|_| !blocks.is_empty()) {
                 Some(parted) => {
-                    blocks.iter().for_each(|(w, blocks)| parted.add_blocks(*w, blocks, &mut dx));
+                    for (w, blocks) in &blocks {
+                        if let Blocks::Done(blocks) = blocks {
+                            parted.add_blocks(*w, blocks, &mut dx);
+                        }
+                    }
+                    if blocks.iter().all(|(_, blocks)| matches!(blocks, Blocks::Left)) {
+                        parted.add_blocks(1.0, &parted.input_gradients(&dz, &weight, out), &mut dx);
+                    }
                     parted.add_rest(&dz, &weight, out, &mut dx);
                 }
                 None => {
@@ -137,7 +154,7 @@ fn sorted<'a>(passes: &[(f64, &'a InputGradient)]) -> Sorted<'a> {
                     });
                     let layer = &mut sorted.layers[at];
                     layer.parts.push((w, dz));
-                    if !blocks.is_empty() {
+                    if !matches!(blocks, Blocks::None) {
                         layer.blocks.push((w, blocks));
                     }
                 }

@@ -25,8 +25,12 @@ impl Tape {
 
     /// Through those nodes that `goes` names by their number. Gradients that arrive at another node's output are left
     /// there.
-    pub(super) fn backward(&self, outputs: &[(&Tensor, Tensor)], goes: impl Fn(usize) -> bool) -> Result<Pass> {
-        let mut pass = Pass::default();
+    pub(super) fn backward(
+        &self,
+        mut pass: Pass,
+        outputs: &[(&Tensor, Tensor)],
+        goes: impl Fn(usize) -> bool,
+    ) -> Result<Pass> {
         for (output, gradient) in outputs {
             check_shape(output, gradient)?;
             add(&mut pass.grads, output, gradient.clone())?;

@@ -41,18 +41,58 @@ impl Parted {
     /// dW `[width, output]` of `dz` `[rows, output]`, and of each block the sums of dx over equal rows,
     /// `[distinct, columns]`. Both start from the same sums of dz.
     pub(super) fn gradients(&self, dz: &[f32], weight: &[f32], output: usize) -> (Vec<f32>, Vec<Vec<f32>>) {
-        let factors = (self.rest_matrix().t(), Matrix::new(dz, self.rows, output, output));
-        let of_rest = multiplied(Precision::F32, self.rest_width(), &[factors]);
-        let mut of_blocks: Vec<_> = self.blocks.iter().map(|block| block.zeros(output)).collect();
+        let of_blocks = self.by_sums(
+            (dz, output),
+            |block| (block.zeros(output), block.input_zeros()),
+            |block, sums, panel, (dw, dx)| {
+                block.weight_gradient(sums, output, panel.clone(), dw);
+                block.add_input_gradient(sums, (weight, output), panel, dx);
+            },
+        );
+        let (dw, dx): (Vec<_>, Vec<_>) = of_blocks.into_iter().unzip();
+        (self.with_rest(dz, output, &dw), dx)
+    }
+
+    /// The dW of [`Parted::gradients`].
+    pub(super) fn weight_gradient(&self, dz: &[f32], output: usize) -> Vec<f32> {
+        let of_blocks = self.by_sums(
+            (dz, output),
+            |block| block.zeros(output),
+            |block, sums, panel, dw| block.weight_gradient(sums, output, panel, dw),
+        );
+        self.with_rest(dz, output, &of_blocks)
+    }
+
+    /// The sums of dx of [`Parted::gradients`].
+    pub(in super::super) fn input_gradients(&self, dz: &[f32], weight: &[f32], output: usize) -> Vec<Vec<f32>> {
+        self.by_sums((dz, output), Block::input_zeros, |block, sums, panel, dx| {
+            block.add_input_gradient(sums, (weight, output), panel, dx)
+        })
+    }
+
+    /// What `f` makes, of each block, of what `start` gives: panel by panel with the sums of dz over equal rows.
+    fn by_sums<T: Send>(
+        &self,
+        (dz, output): (&[f32], usize),
+        start: impl Fn(&Block) -> T,
+        f: impl Fn(&Block, &[f32], Range<usize>, &mut T) + Sync,
+    ) -> Vec<T> {
+        let mut of_blocks: Vec<T> = self.blocks.iter().map(start).collect();
         for panel in panels(output) {
             // For all blocks, near the core: where it stands, its rows are so far apart that a cache holds few of them.
             let dz = columns_of(dz, output, panel.clone());
-            self.blocks.par_iter().zip(&mut of_blocks).for_each_with(Vec::new(), |sums, (block, (dw, dx))| {
+            self.blocks.par_iter().zip(&mut of_blocks).for_each_with(Vec::new(), |sums, (block, of_block)| {
                 block.sum(&dz, panel.len(), sums);
-                block.add_gradients(sums, (weight, output), panel.clone(), (dw, dx));
+                f(block, sums, panel.clone(), of_block);
             });
         }
+        of_blocks
+    }
 
+    /// dW, of which the rows of blocks are at hand.
+    fn with_rest(&self, dz: &[f32], output: usize, of_blocks: &[Vec<f32>]) -> Vec<f32> {
+        let factors = (self.rest_matrix().t(), Matrix::new(dz, self.rows, output, output));
+        let of_rest = multiplied(Precision::F32, self.rest_width(), &[factors]);
         let mut dw = vec![0.0; self.width * output];
         let mut from = of_rest.as_slice();
         for columns in &self.rest {
@@ -60,10 +100,10 @@ impl Parted {
             dw[columns.start * output..columns.end * output].copy_from_slice(rows);
             from = others;
         }
-        for (block, (rows, _)) in self.blocks.iter().zip(&of_blocks) {
+        for (block, rows) in self.blocks.iter().zip(of_blocks) {
             dw[block.columns.start * output..block.columns.end * output].copy_from_slice(rows);
         }
-        (dw, of_blocks.into_iter().map(|(_, dx)| dx).collect())
+        dw
     }
 
     /// Adds `factor` times the blocks' part of dx, from [`Parted::gradients`]: the sum over equal rows to the first of them.
@@ -113,9 +153,14 @@ impl Block {
         multiplied(Precision::F32, self.distinct(), &[(self.matrix(), weight)])
     }
 
-    /// Room for dW and the sums of dx.
-    fn zeros(&self, output: usize) -> (Vec<f32>, Vec<f32>) {
-        (vec![0.0; self.columns.len() * output], vec![0.0; self.values.len()])
+    /// Room for dW.
+    fn zeros(&self, output: usize) -> Vec<f32> {
+        vec![0.0; self.columns.len() * output]
+    }
+
+    /// Room for the sums of dx.
+    fn input_zeros(&self) -> Vec<f32> {
+        vec![0.0; self.values.len()]
     }
 
     /// The rows of dz, of `width` columns, summed over equal rows: the first numbers of `sums` then.
@@ -140,17 +185,20 @@ impl Block {
         );
     }
 
-    /// Writes a panel of dW, and adds its part to the sums of dx.
-    fn add_gradients(
-        &self,
-        sums: &[f32],
-        (weight, output): (&[f32], usize),
-        panel: Range<usize>,
-        (dw, dx): (&mut [f32], &mut [f32]),
-    ) {
-        let sums = Matrix::new(sums, self.distinct(), panel.len(), panel.len());
+    /// Writes a panel of dW.
+    fn weight_gradient(&self, sums: &[f32], output: usize, panel: Range<usize>, dw: &mut [f32]) {
+        let sums = self.sums_matrix(sums, panel.len());
         multiply(Precision::F32, &mut dw[panel.start..], output, self.matrix().t(), sums);
-        multiply_add(Precision::F32, dx, self.columns.len(), sums, self.weight(weight, output, panel).t());
+    }
+
+    /// Adds a panel's part to the sums of dx.
+    fn add_input_gradient(&self, sums: &[f32], weight: (&[f32], usize), panel: Range<usize>, dx: &mut [f32]) {
+        let sums = self.sums_matrix(sums, panel.len());
+        multiply_add(Precision::F32, dx, self.columns.len(), sums, self.weight(weight.0, weight.1, panel).t());
+    }
+
+    fn sums_matrix<'a>(&self, sums: &'a [f32], width: usize) -> Matrix<'a> {
+        Matrix::new(sums, self.distinct(), width, width)
     }
 
     /// Some columns of the rows of `weight` that are the block's.

@@ -129,25 +129,30 @@ fn rows_that_repeat_are_multiplied_once_with_the_same_result() {
             .enumerate()
             .map(|(i, activation)| Linear::new(store.builder().at(i), width, output, activation).unwrap())
             .collect();
-        let results = |repeats: &[Repeats]| {
+        let results = |repeats: &[Repeats], of: usize| {
             let source = candle_core::Var::from_tensor(&x).unwrap();
             let context = Context { graph: Graph::tape(), ..context(true, rows) };
             let leaf = context.graph.cut(source.as_tensor().clone(), &repeats.into());
             let ys: Vec<_> = layers.iter().map(|layer| layer.forward(&leaf, &context).unwrap()).collect();
             // Two passes of different weights, as of two tasks.
             let dys = |seed| ys.iter().map(|y| (y, random(y.dims(), seed))).collect::<Vec<_>>();
-            let passes = [7, 8].map(|seed| context.graph.backward(&dys(seed)).unwrap());
+            let passes = [7, 8].map(|seed| context.graph.backward_one_of(of, &dys(seed)).unwrap());
             let both: Vec<_> = [0.25, 1.5].into_iter().zip(passes.iter().map(|pass| &pass.at_input)).collect();
             let dx = numbers(context.graph.backward_input(&both).unwrap().get(&source).unwrap());
             let of_parameters = store.vars().iter().map(|var| numbers(passes[1].grads.get(var).unwrap()));
             (ys.iter().map(numbers).chain(of_parameters).collect::<Vec<_>>(), dx)
         };
-        let ((parted, parted_dx), (plain, dx)) = (results(&repeats), results(&[]));
-        for (number, (parted, plain)) in parted.iter().zip(&plain).enumerate() {
-            assert_close(parted, plain, 1e-5, &format!("{rows} {width} {output}: {number}"));
+        let (plain, dx) = results(&[], 1);
+        let dx = by_distinct(dx, width, &repeats);
+        // What several passes leave to their sum comes out the same.
+        for of in [1, 3] {
+            let what = format!("{rows} {width} {output}, of {of} passes");
+            let (parted, parted_dx) = results(&repeats, of);
+            for (number, (parted, plain)) in parted.iter().zip(&plain).enumerate() {
+                assert_close(parted, plain, 1e-5, &format!("{what}: {number}"));
+            }
+            assert_close(&by_distinct(parted_dx, width, &repeats), &dx, 1e-5, &format!("{what}: dx"));
         }
-        let (parted_dx, dx) = (by_distinct(parted_dx, width, &repeats), by_distinct(dx, width, &repeats));
-        assert_close(&parted_dx, &dx, 1e-5, &format!("{rows} {width} {output}: dx"));
     }
 }
 

@@ -53,13 +53,15 @@ pub(super) fn weigh(mut parts: Parts, forward: &Forward, lookup: Lookup) -> Resu
 fn one_by_one(parts: &mut Parts, forward: &Forward) -> Result<Vec<Pass>> {
     let pieces = parts.balance.method.parts();
     let rows = pieces * forward.losses.starts.len();
+    // Of the gradients of rows either the weighted sum is wanted, or each.
+    let summed = if parts.balance.scope == Some(Scope::SharedAndRows) { 1 } else { rows };
     let mut passes = Vec::with_capacity(rows);
     for piece in 0..pieces {
         for starts in &forward.losses.starts {
             let of_piece = |start: &Start| of_piece(&start.cotangent, forward, piece, pieces);
             let outputs =
                 starts.iter().map(|start| Ok((&start.output, of_piece(start)?))).collect::<Result<Vec<_>>>()?;
-            let pass = forward.graph.backward(&outputs)?;
+            let pass = forward.graph.backward_one_of(summed, &outputs)?;
             parts.dense.put(parts.store, &pass.grads, (passes.len(), rows), (1.0, 1.0 / pieces as f64))?;
             passes.push(pass);
         }
