@@ -25,5 +25,6 @@ ln -sf "$(command -v hydra_pmi_proxy)" "$CARGO_TARGET_DIR/bin/hydra_pmi_proxy"
 export CARGO_TARGET_DIR PATH="$CARGO_TARGET_DIR/bin:$PATH" MPICC=mpicc
 mpirun --version | head -n 2
 
-cargo test --no-default-features --features mpi --no-fail-fast --test mpi --test cluster
-cargo test --no-default-features --features mpi --test train mpi::
+# One test at a time, as under nextest: ranks that wait take the cores from those of other tests, whose signals then come late.
+cargo test --no-default-features --features mpi --no-fail-fast --test mpi --test cluster -- --test-threads 1
+cargo test --no-default-features --features mpi --test train mpi:: -- --test-threads 1
