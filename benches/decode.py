@@ -3,10 +3,11 @@
 
 usage: benches/decode.py [--rounds N] [--work DIR] [JOB...]
 
-Both read the same columns of the same training files. On one thread pyarrow (installed from PyPI under --work, default runs/decode) reads row
-group after row group into numpy arrays: numbers and ids as they are, strings as codes of a dictionary, lists as values and
-offsets. tandem makes batches: strings hashed, sequences cut, numbers transformed; in the order of the files on one thread
-and on two, as evaluation reads them, and on one thread shuffled over 64 lanes, as each of training's two does. Without JOB, jobs/bench_ctr.yaml on a synthetic log, and those jobs on public data whose files are there."""
+Both read the same columns of the same training files. On one thread pyarrow (installed from PyPI under --work, default
+runs/decode) reads row group after row group into numpy arrays: numbers and ids as they are, strings as codes of a dictionary,
+lists as values and offsets. tandem makes batches: strings hashed, sequences cut, numbers transformed; in the order of the
+files on one thread and on two, as evaluation reads them, and on one thread shuffled over 64 lanes, as each of training's two
+does. Without JOB, jobs/bench_ctr.yaml on a synthetic log, and those jobs on public data whose files are there."""
 import argparse
 import json
 import pathlib

@@ -135,10 +135,11 @@ fn as_they_are(columns: Columns, batch: &mut Batch, task: usize, unlabelled: boo
     let weights = &mut batch.targets[task].weight;
     for (row, weight) in weights.iter_mut().enumerate() {
         let (left, rights) = (left.row(row), right.row(row));
-        if left.is_empty() || rights.is_empty() {
+        let whole = !left.is_empty() && !rights.is_empty();
+        if !whole {
             *weight = 0.0;
         }
-        let carries = !(left.is_empty() || rights.is_empty()) && (unlabelled || *weight != 0.0);
+        let carries = whole && (unlabelled || *weight != 0.0);
         let sides = if carries { [left, rights, &[]] } else { [&[][..]; 3] };
         out.iter_mut().zip(sides).for_each(|(column, ids)| column.push(ids));
     }

@@ -97,8 +97,12 @@ impl InputGradient {
                             parted.add_blocks(*w, blocks, &mut dx);
                         }
                     }
-                    if blocks.iter().all(|(_, blocks)| matches!(blocks, Blocks::Left)) {
-                        parted.add_blocks(1.0, &parted.input_gradients(&dz, &weight, out), &mut dx);
+                    match blocks.iter().filter(|(_, blocks)| matches!(blocks, Blocks::Left)).count() {
+                        0 => {}
+                        left if left == blocks.len() => {
+                            parted.add_blocks(1.0, &parted.input_gradients(&dz, &weight, out), &mut dx);
+                        }
+                        _ => return Err(Error::internal("only some passes of a sum leave blocks of the input to it")),
                     }
                     parted.add_rest(&dz, &weight, out, &mut dx);
                 }
